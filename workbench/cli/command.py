@@ -1,0 +1,59 @@
+"""A command: a summary, a dataclass of options, and the function that takes it. Named lazily, so that help stays fast."""
+
+import difflib
+import importlib
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One `workbench` command, announced under the entry-point group `workbench.commands`."""
+
+    summary: str
+    """One line for the list of commands."""
+    options: str
+    """`module:Dataclass` whose fields are the options; its module must import nothing heavy."""
+    run: str
+    """`module:function` called with the options. What it returns is printed: `str(result)`, or JSON of the dataclass."""
+
+    def load_options(self) -> type:
+        return _load(self.options)
+
+    def load_run(self) -> Any:
+        return _load(self.run)
+
+
+def _load(name: str) -> Any:
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def read_config(path: str | Path, options: type) -> dict[str, Any]:
+    """The settings in a YAML file, checked against the fields of `options`."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    settings = {} if settings is None else settings
+    if not isinstance(settings, dict):
+        raise SettingError(f"{path} must hold `name: value` lines, one for each option")
+    known = [field.name for field in fields(options)]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return settings
+
+
+def required_fields(options: type) -> set[str]:
+    return {
+        field.name for field in fields(options) if field.default is MISSING and field.default_factory is MISSING
+    }

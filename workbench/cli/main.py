@@ -1,0 +1,128 @@
+"""The `workbench` command: finds the command that was asked for, parses its options, runs it, prints what it returns.
+
+Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+from workbench.cli.command import Command, read_config, required_fields
+from workbench.errors import SettingError, WorkbenchError
+
+GROUP = "workbench.commands"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    known = {entry.name.replace(".", " "): entry for entry in entry_points(group=GROUP)}
+    name = next((" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in known), None)
+    if name is None:
+        return _no_such_command(arguments, known)
+    return run_command(name, known[name].load(), arguments[len(name.split()) :])
+
+
+def run_command(name: str, command: Command, arguments: list[str]) -> int:
+    try:
+        options, as_json = parse(name, command, arguments)
+    except SettingError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+    try:
+        result = command.load_run()(options)
+    except WorkbenchError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        what = error.strerror or str(error)
+        print(f"workbench: {what}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("workbench: interrupted", file=sys.stderr)
+        return 1
+    if result is not None:
+        print(json.dumps(to_json(result), indent=2) if as_json else result)
+    return 0
+
+
+def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]:
+    """The options dataclass, from defaults, then the `--config` file, then the command line; and whether JSON was asked for."""
+    import tyro
+
+    arguments = list(arguments)
+    as_json = "--json" in arguments
+    if as_json:
+        arguments.remove("--json")
+    options = command.load_options()
+    settings: dict[str, Any] = {}
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        if at + 1 == len(arguments):
+            raise SettingError("--config needs the path of a YAML file")
+        settings = read_config(arguments[at + 1], options)
+        del arguments[at : at + 2]
+    blanks = {field: tyro.MISSING for field in required_fields(options) - settings.keys()}
+    parsed = tyro.cli(
+        options,
+        prog=f"workbench {name}",
+        description=f"{options.__doc__}\n\nAlso: --config FILE.yaml (options override it), --json (print the result as JSON).",
+        args=arguments,
+        default=_unvalidated(options, blanks | settings),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return parsed, as_json
+
+
+def _unvalidated(options: type, settings: dict[str, Any]) -> Any:
+    """An instance holding `settings`, its `__post_init__` not run: some fields may still be missing."""
+    instance = object.__new__(options)
+    for field in dataclasses.fields(options):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        object.__setattr__(instance, field.name, settings.get(field.name, default))
+    return instance
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values of a result: dataclasses become objects, tensors and arrays lists, paths strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _no_such_command(arguments: list[str], known: dict[str, Any]) -> int:
+    asked = [word for word in arguments if not word.startswith("-")]
+    if not asked and (not arguments or arguments[0] in ("-h", "--help")):
+        print(_overview(known))
+        return 0
+    group = {name: entry for name, entry in known.items() if asked and name.split()[0] == asked[0]}
+    if group and len(asked) == 1:
+        print(_overview(group), file=sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr)
+        return 0 if {"-h", "--help"} & set(arguments) else 2
+    name = " ".join(asked[:2]) or arguments[0]
+    near = difflib.get_close_matches(name, known, n=1) or sorted(group)[:1]
+    hint = f"did you mean `workbench {near[0]}`?" if near else "`workbench --help` lists the commands"
+    print(f"workbench: no command {name!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _overview(known: dict[str, Any]) -> str:
+    width = max(len(name) for name in known)
+    lines = [f"  {name:<{width}}  {entry.load().summary}" for name, entry in sorted(known.items())]
+    return "\n".join(
+        ["Interp Workbench: open up language models.", "", "Commands:", *lines, "", "`workbench COMMAND --help` says more."]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
