@@ -1,0 +1,60 @@
+"""Checkpoints and models that many tests share; each is built once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tests.checkpoints import ARCHITECTURES, save_checkpoint
+from workbench.model import HookedModel, load_model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`checkpoint("llama")`: the directory of a tiny model of that architecture."""
+    made: dict[str, Path] = {}
+
+    def build(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = save_checkpoint(tmp_path_factory.mktemp(architecture), architecture)
+        return made[architecture]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def hooked(checkpoint: Callable[[str], Path]) -> Callable[[str], HookedModel]:
+    """`hooked("llama")`: that checkpoint, loaded by the workbench."""
+    loaded: dict[str, HookedModel] = {}
+
+    def load(architecture: str) -> HookedModel:
+        if architecture not in loaded:
+            loaded[architecture] = load_model(checkpoint(architecture))
+        return loaded[architecture]
+
+    return load
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(architecture: str, hooked: Callable[[str], HookedModel]) -> HookedModel:
+    """A hooked model of each architecture in turn."""
+    return hooked(architecture)
+
+
+@pytest.fixture
+def reference(architecture: str, checkpoint: Callable[[str], Path]) -> PreTrainedModel:
+    """The same checkpoint, loaded by Hugging Face alone, with attention that can be looked at."""
+    return AutoModelForCausalLM.from_pretrained(checkpoint(architecture), attn_implementation="eager").eval()
+
+
+@pytest.fixture
+def prompt() -> torch.Tensor:
+    """Two rows of twelve random tokens."""
+    return torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(1))

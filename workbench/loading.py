@@ -1,0 +1,110 @@
+"""Reading a model from disk or the Hugging Face hub into a TransformerBridge.
+
+Only safetensors are read, so no pickle is ever opened, and no code that comes with a model is ever run. The bridge rewrites
+the module tree that it wraps, so it always gets a model of its own; tokenizers are kept away from it, because it would
+reconfigure them.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from workbench.errors import DamagedFile, ModelError
+from workbench.files import read_json
+
+BUNDLED = "tinytown"
+
+
+def locate(source: str | Path) -> str:
+    """A checked local directory, or else `source` itself, to be looked for on the hub."""
+    if str(source) == BUNDLED:
+        from workbench.tinytown import MODEL_DIR
+
+        source = MODEL_DIR
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _check_directory(path)
+        return str(path)
+    if path.exists():
+        raise ModelError(f"{source} is a file; a model is a Hugging Face directory (config.json, model.safetensors, …)")
+    return str(source)
+
+
+def _check_directory(path: Path) -> None:
+    """Say early and clearly what a directory lacks; the library's own reports run over many lines."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json, so it is not a Hugging Face model directory")
+    if not isinstance(config := read_json(path / "config.json"), dict) or "model_type" not in config:
+        raise DamagedFile(f"{path / 'config.json'} names no model_type, so it is not a Hugging Face model config")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = [file.name for file in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))]
+        hint = f"; {pickles[0]} is a pickle, which is never loaded: save it again with safetensors" if pickles else ""
+        raise ModelError(f"{path} has no weights (model.safetensors){hint}")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise DamagedFile(f"{file} is truncated or not a safetensors file ({error})") from None
+
+
+def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The Hugging Face model at a place given by `locate`, parameters frozen, in evaluation mode."""
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise DamagedFile(f"the weights of {place} are truncated or not safetensors ({error})") from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(_why_unreadable(place, error)) from None
+    if lacking := sorted(report["missing_keys"]):
+        raise DamagedFile(f"the weights of {place} lack {len(lacking)} tensors, {lacking[0]} among them")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _why_unreadable(place: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if Path(place).is_dir():
+        return f"{place} cannot be read as a language model: {reason}"
+    if "safetensors" in reason:
+        return f"{place} has no safetensors weights on the Hugging Face hub, and a pickle is never loaded"
+    return (
+        f"{place} not found: neither a directory here nor reachable on the Hugging Face hub; "
+        f"give '{BUNDLED}', a directory with config.json and model.safetensors, or a hub id such as 'openai-community/gpt2'"
+    )
+
+
+def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; None if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def bridge_around(model: PreTrainedModel, name: str) -> TransformerBridge:
+    """A TransformerBridge that takes over `model`."""
+    try:
+        return build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
+    except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name} is a {type(model).__name__}, which TransformerBridge cannot wrap: {reason}") from None
+
+
+def private_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the caller's model that a bridge may take over, with attention computed where it can be seen."""
+    ours = copy.deepcopy(model).eval().requires_grad_(False)
+    ours.set_attn_implementation("eager")
+    return ours
