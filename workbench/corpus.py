@@ -70,8 +70,6 @@ class Corpus(Protocol):
     """Positions in a context."""
     concepts: tuple[str, ...]
     """The concepts that tokens are labelled with; empty if they are not."""
-    endless: bool
-    """Whether `batches` never ends."""
 
     @property
     def fingerprint(self) -> str:
@@ -81,7 +79,7 @@ class Corpus(Protocol):
     def batches(self, batch_size: int, position: Position = START, repeat: bool = False) -> Iterator[TokenBatch]:
         """Batches of `batch_size` contexts (the last may be smaller) from `position` on.
 
-        With `repeat`, epoch follows epoch without end, each in an order of its own.
+        With `repeat`, epoch follows epoch without end, each in an order of its own. Tinytown has no end in any case.
         """
         ...
 
@@ -103,7 +101,7 @@ class PackedCorpus:
         if context < 2:
             raise SettingError(f"context must be at least 2 tokens, not {context}")
         self.name, self.context = name, context
-        self.concepts, self.endless = source.concepts, source.endless
+        self.concepts = source.concepts
         self._source, self._seed, self._bos, self._pad, self._digest = source, seed, bos, pad, digest
 
     @cached_property

@@ -28,7 +28,6 @@ class Source(Protocol):
     """A seeded order of documents, the same whenever it is asked for."""
 
     concepts: tuple[str, ...]
-    endless: bool
 
     def blocks(self, epoch: int, start: int) -> Iterator[Documents]:
         """The blocks of an epoch from number `start` on."""
@@ -72,7 +71,6 @@ class TextColumn:
     """
 
     concepts: tuple[str, ...] = ()
-    endless = False
 
     def __init__(self, column: pa.ChunkedArray, encode: Callable[[list[str]], list[np.ndarray]], seed: int):
         sizes = pc.fill_null(pc.binary_length(column), 0)
@@ -107,7 +105,6 @@ class TextStream:
     """
 
     concepts: tuple[str, ...] = ()
-    endless = False
 
     def __init__(self, dataset: "IterableDataset", encode: Callable[[list[str]], list[np.ndarray]], seed: int):
         self._dataset = dataset.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS)
@@ -122,8 +119,6 @@ class TextStream:
 
 class Tinytown:
     """The generator of the bundled language: endless, and labelled with concepts."""
-
-    endless = True
 
     def __init__(self, seed: int, split: str):
         from workbench.tinytown.concepts import CONCEPTS
