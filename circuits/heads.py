@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.attention import PATTERN
 from workbench.errors import SettingError
 from workbench.model import HookedModel
+from workbench.tokens import starts_with_bos
 
 KINDS = ("previous_token", "duplicate_token", "induction")
 
@@ -91,7 +92,7 @@ def repeated_tokens(model: HookedModel, length: int, batch: int, seed: int) -> I
     special = set(model.tokenizer.all_special_ids) if model.tokenizer else set()
     vocabulary = min(model.info.d_vocab, len(model.tokenizer)) if model.tokenizer else model.info.d_vocab
     ordinary = torch.tensor([token for token in range(vocabulary) if token not in special])
-    prefix = _prefix(model)
+    prefix = [model.tokenizer.bos_token_id] if model.tokenizer and starts_with_bos(model.tokenizer) else []
     fits = min((model.info.n_ctx - len(prefix)) // 2, len(ordinary))
     if not 2 <= length <= fits:
         raise SettingError(f"length is {length}; for {model.info.name} it must be between 2 and {fits}")
@@ -99,15 +100,7 @@ def repeated_tokens(model: HookedModel, length: int, batch: int, seed: int) -> I
         raise SettingError(f"batch is {batch}; it must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     copies = torch.stack([ordinary[torch.randperm(len(ordinary), generator=generator)[:length]] for _ in range(batch)])
-    return torch.cat([prefix.expand(batch, -1), copies, copies], dim=1)
-
-
-def _prefix(model: HookedModel) -> Int[Tensor, " n"]:
-    """The BOS that the model's own tokenising puts first, or nothing."""
-    if model.tokenizer is None or model.tokenizer.bos_token_id is None:
-        return torch.empty(0, dtype=torch.long)
-    first = model.to_tokens(model.token_strings(torch.tensor([0]))[0] or "a")[0, :1].cpu()
-    return first[first == model.tokenizer.bos_token_id]
+    return torch.cat([torch.tensor(prefix, dtype=torch.long).expand(batch, -1), copies, copies], dim=1)
 
 
 def head_scores(model: HookedModel, *, length: int | None = None, batch: int = 8, seed: int = 0) -> HeadScores:

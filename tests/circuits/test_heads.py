@@ -29,7 +29,7 @@ def test_a_perfect_head_scores_one_and_the_others_zero(prefix: int, kind: str, o
     pos = prefix + 2 * LENGTH
     pattern = torch.zeros(pos, pos)
     for query in range(pos):
-        pattern[query, max(query - offset, 0)] = 1
+        pattern[query, query - offset if query >= offset else query] = 1
     scores = stripe_scores(pattern.expand(1, 3, 1, pos, pos), LENGTH)
     assert {name: getattr(scores, name).item() for name in KINDS} == {name: float(name == kind) for name in KINDS}
 

@@ -1,0 +1,54 @@
+"""How often and how strongly each latent fires."""
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64
+
+from saes.index.firings import Firings
+from saes.index.scale import BANDS, BINS, bins_of, exponents, widen
+
+
+class Activity:
+    """Running maximum, sum and histogram of each latent's activations, over the tokens that count."""
+
+    def __init__(self, d_sae: int):
+        self.n_tokens = 0
+        self.maximum: Float32[np.ndarray, " latent"] = np.zeros(d_sae, dtype=np.float32)
+        self.total: Float64[np.ndarray, " latent"] = np.zeros(d_sae)
+        self.histogram: Int64[np.ndarray, "latent bin"] = np.zeros((d_sae, BINS), dtype=np.int64)
+
+    @property
+    def exponent(self) -> Int32[np.ndarray, " latent"]:
+        """The scale of every latent's bins, see `saes.index.scale`."""
+        return exponents(self.maximum)
+
+    @property
+    def n_active(self) -> Int64[np.ndarray, " latent"]:
+        """On how many tokens each latent is above zero."""
+        return self.histogram.sum(1)
+
+    @property
+    def bands(self) -> Int64[np.ndarray, "latent band"]:
+        """The histogram in coarser bins."""
+        return self.histogram.reshape(-1, BANDS, BINS // BANDS).sum(2)
+
+    def raise_maximum(self, maximum: Float32[np.ndarray, " latent"]) -> Int32[np.ndarray, " latent"]:
+        """Make room for activations up to `maximum`. Returns by how many powers of two each latent's scale grew."""
+        before = self.exponent
+        self.maximum = np.maximum(self.maximum, maximum)
+        steps = self.exponent - before
+        widen(self.histogram, steps)
+        return steps
+
+    def update(self, firings: Firings) -> None:
+        d_sae = len(self.maximum)
+        self.n_tokens += int(firings.counted.sum())
+        self.total += np.bincount(firings.latent, weights=firings.value, minlength=d_sae)
+        bins = bins_of(firings.value, self.exponent[firings.latent], BINS)
+        cells = np.bincount(firings.latent.astype(np.int64) * BINS + bins, minlength=d_sae * BINS)
+        self.histogram += cells.reshape(d_sae, BINS)
+
+    def merge(self, other: "Activity") -> None:
+        """Add one of the same scale."""
+        self.n_tokens += other.n_tokens
+        self.total += other.total
+        self.histogram += other.histogram

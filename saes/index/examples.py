@@ -1,0 +1,125 @@
+"""Where each latent fires most, and a fair sample of where it fires less: kept while the corpus streams by.
+
+The examples of a latent are contexts, each with its largest activation in that context, its peak. Kept are the `N_TOP`
+contexts with the largest peaks, and from each band of peaks (`saes.index.scale`) `N_PER_BAND` drawn uniformly: those with
+the smallest hash of latent, context and seed. Of contexts that read the same over the `WINDOW` tokens up to the peak, only
+the first in this order counts, so that a stock phrase does not fill the list.
+
+What is kept depends on the set of contexts only, not on their order, and merging two pools gives the pool of the whole.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt64
+
+from saes.index.candidates import Candidates
+from saes.index.firings import Firings
+from saes.index.hashing import mix
+from saes.index.scale import BANDS, bins_of
+
+N_TOP = 20
+N_PER_BAND = 4
+WINDOW = 8
+PENDING = 2**20
+"""Activations of new candidates that are gathered before the worse ones are dropped."""
+
+
+class Context(NamedTuple):
+    tokens: Int32[np.ndarray, " pos"]
+    documents: Int64[np.ndarray, " pos"]
+    """The number of the document that each token belongs to; -1 for padding."""
+
+
+class ExamplePool:
+    """The best candidates so far, and new ones waiting to be compared with them."""
+
+    def __init__(self, d_sae: int, seed: int = 0):
+        self.salt = mix(np.array([seed], dtype=np.uint64))
+        self.parts: list[Candidates] = []
+        self.contexts: dict[int, Context] = {}
+        self.pending = 0
+        self.kept = 0
+        self.top_peak: Float32[np.ndarray, " latent"] = np.zeros(d_sae, dtype=np.float32)
+        """The peak that a new candidate must reach to be among the top; 0 while there is room."""
+        self.band_key = np.full((d_sae, BANDS), np.iinfo(np.uint64).max)
+        """The key that a new candidate must be below to be sampled from a band."""
+
+    def widen(self, steps: Int32[np.ndarray, " latent"]) -> None:
+        """Bands have moved for latents with steps above 0: their limits no longer hold."""
+        self.band_key[steps > 0] = np.iinfo(np.uint64).max
+
+    def update(
+        self,
+        firings: Firings,
+        exponent: Int32[np.ndarray, " latent"],
+        context_hash: UInt64[np.ndarray, " context"],
+        window_hash: UInt64[np.ndarray, "context pos"],
+    ) -> None:
+        new = Candidates.of(firings, context_hash, window_hash, self.salt)
+        band = bins_of(new.peak, exponent[new.latent], BANDS)
+        useful = (new.peak >= self.top_peak[new.latent]) | (new.key <= self.band_key[new.latent, band])
+        new = new.take(np.flatnonzero(useful))
+        self.parts.append(new)
+        self.pending += len(new.value)
+        self._remember(firings, context_hash, new.context)
+        if self.pending > max(PENDING, self.kept):
+            self.compact(exponent)
+
+    def merge(self, other: "ExamplePool") -> None:
+        """Add a pool of the same seed; the caller widens both to a common scale."""
+        self.parts += other.parts
+        self.pending += other.pending + other.kept
+        for key, context in other.contexts.items():
+            self._store(key, context)
+
+    def compact(self, exponent: Int32[np.ndarray, " latent"]) -> Candidates:
+        """Drop what is neither among the top nor sampled, and return the rest."""
+        pool = Candidates.concatenate(self.parts)
+        top = _best(pool, pool.latent.astype(np.int64), -pool.peak, N_TOP)
+        slot = pool.latent.astype(np.int64) * BANDS + bins_of(pool.peak, exponent[pool.latent], BANDS)
+        sampled = _best(pool, slot, np.zeros_like(pool.peak), N_PER_BAND)
+        last = top[N_TOP - 1]
+        self.top_peak[pool.latent[last]] = pool.peak[last]
+        last = sampled[N_PER_BAND - 1]
+        self.band_key.reshape(-1)[slot[last]] = pool.key[last]
+        pool = pool.take(np.unique(np.concatenate([*top, *sampled])))
+        self.parts, self.pending, self.kept = [pool], 0, len(pool.value)
+        self.contexts = {key: self.contexts[key] for key in np.unique(pool.context).tolist()}
+        return pool
+
+    def _remember(
+        self,
+        firings: Firings,
+        context_hash: UInt64[np.ndarray, " context"],
+        used: UInt64[np.ndarray, " candidate"],
+    ) -> None:
+        for row in np.flatnonzero(np.isin(context_hash, used)):
+            context = Context(firings.tokens[row].astype(np.int32), firings.documents[row].copy())
+            self._store(int(context_hash[row]), context)
+
+    def _store(self, key: int, context: Context) -> None:
+        """Of contexts with the same tokens, keep the one whose first document has the lowest number."""
+        known = self.contexts.get(key)
+        if known is None or context.documents[0] < known.documents[0]:
+            self.contexts[key] = context
+
+
+def _best(
+    pool: Candidates, slot: Int64[np.ndarray, " candidate"], cost: Float32[np.ndarray, " candidate"], n: int
+) -> list[Int64[np.ndarray, " _"]]:
+    """The candidates that come first, second, … n-th in their slot, by cost and then by key, equal windows counted once."""
+    order = np.lexsort((pool.key, cost, pool.window, slot))
+    order = order[_starts(slot[order], pool.window[order])]
+    order = order[np.lexsort((pool.key[order], cost[order], slot[order]))]
+    rank = np.arange(len(order)) - np.searchsorted(slot[order], slot[order])
+    return [order[rank == place] for place in range(n)]
+
+
+def _starts(*columns: Int[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
+    """Where a row differs from the one before it in any column."""
+    first = np.zeros(len(columns[0]), dtype=bool)
+    first[:1] = True
+    for column in columns:
+        first[1:] |= column[1:] != column[:-1]
+    return first
