@@ -1,0 +1,123 @@
+"""The options of SAE training and evaluation, which are also the command line. Imports nothing that imports torch."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from workbench.errors import SettingError
+
+Architecture = Literal["topk", "standard"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a sparse autoencoder on the activations at one site of a model.
+
+    The defaults follow Gao et al. 2024 (arXiv:2406.04093) for `topk` and Anthropic's April 2024 update
+    (transformer-circuits.pub/2024/april-update) for `standard`.
+    """
+
+    site: str
+    """Where the activations come from, such as blocks.2.hook_resid_post."""
+    out: Path
+    """Directory that will hold the SAE, config.yaml, metrics.jsonl, report.json and checkpoints."""
+    model: str = "tinytown"
+    """The bundled model (tinytown), a Hugging Face directory, or a Hugging Face id."""
+    corpus: str | None = None
+    """Text to train on: tinytown, a .txt, .jsonl or .parquet file, or a Hugging Face dataset. Default: tinytown."""
+    architecture: Architecture = "topk"
+    """How the SAE is made sparse: topk keeps the k largest latents; standard is a ReLU with an L1 penalty."""
+    d_sae: int = 1024
+    """Number of latents."""
+    k: int = 16
+    """topk: how many latents may be active for one token."""
+    l1_coefficient: float = 5.0
+    """standard: weight of the L1 penalty, for activations whose mean norm is scaled to sqrt(d_in)."""
+    tokens: int = 500_000
+    """How many activations to train on; a corpus that is shorter is read again."""
+    batch_size: int = 1024
+    """Activations per step."""
+    context: int = 128
+    """Tokens per sequence that the model reads."""
+    lr: float = 2e-3
+    """Peak learning rate of Adam (betas 0.9, 0.999)."""
+    warm_up: float = 0.05
+    """Fraction of the steps over which the learning rate, and the L1 penalty, rise linearly from zero."""
+    decay: float = 0.3
+    """Fraction of the steps, at the end, over which the learning rate falls linearly to zero."""
+    buffer: int = 65_536
+    """Activations held in memory to be shuffled."""
+    dead_after: int = 50_000
+    """A latent that has not fired for so many tokens counts as dead, and (topk) is revived by the auxiliary loss."""
+    aux_coefficient: float = 1 / 32
+    """topk: weight of the auxiliary loss that has dead latents model what the live ones miss."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 0
+    """Steps between two checkpoints; 0 for none."""
+    eval_tokens: int = 50_000
+    """Held-out tokens that the final report is measured on."""
+    seed: int = 0
+    """Seeds the weights, the order of the corpus and the shuffling."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: the best one there is."""
+    overwrite: bool = False
+    """Replace a finished run in `out`."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_sae", "k", "tokens", "batch_size", "buffer", "dead_after", "log_every", "eval_tokens"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "context", self.context >= 2, "at least 2")
+        _require(self, "checkpoint_every", self.checkpoint_every >= 0, "0 (no checkpoints) or more")
+        _require(self, "lr", self.lr > 0, "above 0")
+        _require(self, "l1_coefficient", self.l1_coefficient >= 0, "0 or more")
+        _require(self, "aux_coefficient", self.aux_coefficient >= 0, "0 or more")
+        _require(self, "warm_up", 0 <= self.warm_up <= 1, "a fraction from 0 to 1")
+        _require(self, "decay", 0 <= self.decay <= 1 - self.warm_up, "a fraction from 0 to 1 - warm_up")
+        _require(self, "buffer", self.buffer >= self.batch_size, f"at least batch_size ({self.batch_size})")
+        _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
+        if self.architecture == "topk":
+            _require(self, "k", self.k <= self.d_sae, f"at most d_sae ({self.d_sae})")
+        if self.corpus is None and self.model != "tinytown":
+            raise SettingError(f"corpus is needed: a text file or dataset for {self.model} to read")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_size
+
+    @property
+    def corpus_name(self) -> str:
+        return self.corpus or "tinytown"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
+        return asdict(self) | {"out": str(self.out), "corpus": self.corpus_name}
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Measure a sparse autoencoder on held-out text: reconstruction, sparsity, and the model's loss when spliced in."""
+
+    sae: Positional[Path]
+    """Directory of the SAE, in SAELens format."""
+    model: str | None = None
+    """The model to splice it into; default: the one it was trained on."""
+    corpus: str | None = None
+    """The text to measure on; default: the one it was trained on."""
+    tokens: int = 100_000
+    """How many held-out tokens to read."""
+    context: int | None = None
+    """Tokens per sequence; default: as in training."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: the best one there is."""
+
+    def __post_init__(self) -> None:
+        _require(self, "tokens", self.tokens >= 1, "at least 1")
+        _require(self, "context", self.context is None or self.context >= 2, "at least 2")
+
+
+def _require(config: object, name: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise SettingError(f"{name} must be {wanted}, not {getattr(config, name)}")

@@ -1,0 +1,100 @@
+"""SAEs on disk, in the format of SAELens 6: cfg.json and sae_weights.safetensors.
+
+`sae_lens.SAE.load_from_disk` opens what `save_sae` writes, and `load_sae` opens what SAELens writes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saes.architectures import ARCHITECTURES
+from saes.sae import SAE, SAEConfig
+from workbench.errors import DamagedFile
+from workbench.files import read_json, read_tensors, write_json, write_tensors
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+
+FORMAT_VERSION = "6.54.12"
+"""The SAELens release whose format this is. Without a version of at least 6 its loader would discard the metadata."""
+
+
+def save_sae(sae: SAE, directory: str | Path) -> None:
+    """Write an SAE, each file whole or not at all; the weights first, so that a cfg.json always has its weights.
+
+    Raises `OSError` if the disk is full or the directory cannot be written.
+    """
+    directory = Path(directory)
+    write_tensors(directory / WEIGHTS_FILE, sae.state_dict())
+    write_json(directory / CONFIG_FILE, _to_cfg(sae))
+
+
+def load_sae(directory: str | Path, device: str | torch.device = "cpu") -> SAE:
+    """Read an SAE that this workbench or SAELens saved, in 32-bit floats.
+
+    Raises `DamagedFile`, naming the file, if one is missing or truncated, if its architecture is unknown, or if the
+    weights do not have the shapes that cfg.json promises.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DamagedFile(
+            f"{directory} is not the directory of an SAE (it should hold {CONFIG_FILE} and {WEIGHTS_FILE})"
+        )
+    path = directory / CONFIG_FILE
+    cfg = read_json(path)
+    architecture, config = _from_cfg(path, cfg)
+    sae = ARCHITECTURES[architecture](config)
+    _fill(sae, read_tensors(directory / WEIGHTS_FILE, device), directory / WEIGHTS_FILE)
+    if cfg.get("rescale_acts_by_decoder_norm"):
+        sae.fold(1.0)
+    return sae.to(device).requires_grad_(False)
+
+
+def _to_cfg(sae: SAE) -> dict[str, Any]:
+    cfg = sae.cfg
+    fields: dict[str, Any] = {"architecture": sae.architecture, "d_in": cfg.d_in, "d_sae": cfg.d_sae}
+    if cfg.k is not None:
+        fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
+    return fields | {
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": cfg.apply_b_dec_to_input,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if sae.site.endswith("hook_z") else "none",
+        "metadata": {"sae_lens_version": FORMAT_VERSION, "sae_lens_training_version": None} | dict(cfg.metadata),
+    }
+
+
+def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
+    if not isinstance(cfg, dict) or "architecture" not in cfg:
+        raise DamagedFile(f"{path} is not the configuration of an SAE: it names no architecture")
+    architecture = cfg["architecture"]
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise DamagedFile(f"{path} has the architecture {json.dumps(architecture)}; known here are {known}")
+    if cfg.get("normalize_activations", "none") not in ("none", "expected_average_only_in"):
+        raise DamagedFile(f"{path} normalises activations by {cfg['normalize_activations']!r}, which is not supported")
+    for name in ("d_in", "d_sae", *(["k"] if architecture == "topk" else [])):
+        if not isinstance(cfg.get(name), int) or cfg[name] < 1:
+            raise DamagedFile(f"{path} must give {name} as a whole number above 0, not {cfg.get(name)!r}")
+    metadata = cfg.get("metadata") or {}
+    return architecture, SAEConfig(
+        cfg["d_in"], cfg["d_sae"], cfg.get("k"), cfg.get("apply_b_dec_to_input", True), metadata
+    )
+
+
+def _fill(sae: SAE, tensors: dict[str, Tensor], path: Path) -> None:
+    own = sae.state_dict()
+    if own.keys() != tensors.keys():
+        odd = ", ".join(sorted(own.keys() ^ tensors.keys()))
+        raise DamagedFile(f"{path} should hold the tensors {', '.join(own)}; missing or surplus: {odd}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            found, wanted = list(tensor.shape), list(own[name].shape)
+            raise DamagedFile(f"{path}: {name} has the shape {found} where {CONFIG_FILE} promises {wanted}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
