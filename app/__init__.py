@@ -1,0 +1,1 @@
+"""The dashboard. Nothing is computed here: pages ask the session for results and show their figures."""

@@ -1,0 +1,5 @@
+from dash import html
+
+
+def dictionaries(session):
+    return html.Div()

@@ -1,0 +1,70 @@
+"""Tokens as running text, tinted by a number each."""
+
+from collections.abc import Sequence
+from math import log10
+from typing import Any
+
+from dash import html
+
+from workbench.figures.text import visible
+
+
+def tint(value: float, top: float) -> float:
+    """Strength of a token's tint, 0 to 1: logarithmic, so that weak activations stay visible beside strong ones."""
+    if value <= 0 or top <= 0:
+        return 0.0
+    return 0.06 + 0.94 * log10(1 + 9 * min(value / top, 1.0))
+
+
+def spaced(strings: Sequence[str]) -> bool:
+    """Whether tokens are whole words without their spaces, so that the display has to set them apart."""
+    return not any(string[:1].isspace() for string in strings)
+
+
+def text(
+    strings: Sequence[str],
+    values: Sequence[float] | None = None,
+    top: float = 0.0,
+    *,
+    peak: int | None = None,
+    window: tuple[int, int] | None = None,
+    unit: str = "activation",
+    focusable: bool = False,
+) -> html.Span:
+    """Tokens in reading order. `values` tints them on the scale up to `top`; `peak` is underlined.
+
+    Tokens outside `window` (first, last + 1) are marked, so that a page can fold them away.
+    """
+    apart = spaced(strings)
+    children: list[Any] = []
+    for position, string in enumerate(strings):
+        value = None if values is None else values[position]
+        outside = window is not None and not window[0] <= position < window[1]
+        token = _token(string, position, value, top, position == peak, outside, unit)
+        if focusable:
+            token.tabIndex = 0
+        children.append(token)
+        if apart:
+            children.append(html.Span(" ", className="far") if outside else " ")
+    if window is not None:
+        children = [*_ellipsis(window[0] > 0), *children, *_ellipsis(window[1] < len(strings))]
+    return html.Span(children, className="tokens")
+
+
+def _ellipsis(cut: bool) -> list[html.Span]:
+    return [html.Span("… ", className="ellipsis")] if cut else []
+
+
+def _token(
+    string: str, position: int, value: float | None, top: float, peak: bool, outside: bool, unit: str
+) -> html.Span:
+    shown = visible(string)
+    lead = len(shown) - len(shown.lstrip("·")) if not string.isspace() else 0
+    shown = " " * lead + shown[lead:]
+    classes = ["tok", *(["peak"] if peak else []), *(["far"] if outside else [])]
+    data: dict[str, Any] = {"data-at": position}
+    if value is not None:
+        data |= {"data-value": f"{value:.4g}", "data-tip": f"{visible(string)}   {unit} {value:.3g}"}
+    style = {"--tint": f"{tint(value, top):.3f}"} if value else {}
+    newline = [html.Br(className="far" if outside else "")] if "\n" in string else []
+    return html.Span([shown, *newline], className=" ".join(classes), style=style, **data)

@@ -1,0 +1,164 @@
+"""The attention page: all heads on one prompt, one of them enlarged, token by token."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import State as Current
+
+from app import samples
+from app.components import head_facts, looks, notice, panel, prompt
+from app.components.remarks import remarks
+from app.components.segmented import segmented
+from app.prompts import checked
+from app.state import State
+from app.theme import themed
+from workbench.errors import WorkbenchError
+from workbench.figures import attention as figures
+from workbench.figures import heads as head_figures
+
+if TYPE_CHECKING:
+    from app.session import Session
+
+TITLE = "Attention"
+KINDS = {"induction": "Induction", "previous_token": "Previous token", "duplicate_token": "Duplicate token"}
+NO_HEAD = -1
+
+
+@dataclass(frozen=True)
+class PageState(State):
+    """An empty prompt stands for the model's first sample; no head for the best at the chosen score."""
+
+    PATH: ClassVar[str] = "/attention"
+    prompt: str = ""
+    layer: int = NO_HEAD
+    head: int = NO_HEAD
+    score: str = "induction"
+
+
+def layout(session: "Session", state: PageState) -> Any:
+    text = state.prompt or samples.first(session)
+    kind = state.score if state.score in KINDS else "induction"
+    chosen = [state.layer, state.head] if exists(session, state.layer, state.head) else None
+    return [
+        html.H1(TITLE),
+        html.P(
+            "Where every head looks. Click a tile to enlarge its head; hover a token to see its links.",
+            className="lead",
+        ),
+        prompt.prompt("attention", text),
+        prompt.samples([(name, PageState(prompt=sample)) for name, sample in samples.prompts(session)]),
+        html.Div(id="attention-notice"),
+        html.Div(
+            [
+                html.Div(
+                    [
+                        panel.panel("heads", className="heads"),
+                        panel.panel("scores", controls=segmented("attention-score", KINDS, kind, "Score")),
+                    ],
+                    className="column",
+                ),
+                html.Div(
+                    [panel.panel("head"), html.Div(id="attention-facts"), html.Div(id="attention-looks")],
+                    className="column",
+                ),
+            ],
+            id="attention-results",
+            className="two-columns",
+        ),
+        dcc.Store(id="attention-head", data=chosen),
+        dcc.Store(id="attention-grid"),
+        dcc.Store(id={"type": "url", "page": "attention"}),
+    ]
+
+
+def register(app: Dash, session: "Session") -> None:
+    prompt.register(app, "attention")
+    grid, scores = panel.graph_id("heads"), panel.graph_id("scores")
+    app.clientside_callback(
+        ClientsideFunction("workbench", "pickHead"),
+        Output("attention-head", "data"),
+        Input(grid, "clickData"),
+        Input(scores, "clickData"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("workbench", "outlineHead"),
+        Output(grid, "figure"),
+        Input("attention-grid", "data"),
+        Input("attention-head", "data"),
+    )
+
+    @app.callback(
+        Output("attention-grid", "data"),
+        Output("attention-notice", "children"),
+        Output("attention-results", "hidden"),
+        Input("attention-shown", "data"),
+    )
+    def show_heads(text: str) -> tuple[go.Figure, list, bool]:
+        return all_heads(session, text)
+
+    @app.callback(
+        Output(scores, "figure"),
+        Output("attention-head", "data", allow_duplicate=True),
+        Output("jobs-wake", "data", allow_duplicate=True),
+        Input("attention-score", "value"),
+        Input("finished", "data"),
+        Current("attention-head", "data"),
+        prevent_initial_call="initial_duplicate",
+        optional=True,
+    )
+    def show_scores(kind: str, _finished: int, chosen: list[int] | None) -> tuple[go.Figure, list[int] | None, int]:
+        return all_scores(session, kind, chosen)
+
+    @app.callback(
+        Output(panel.graph_id("head"), "figure"),
+        Output("attention-facts", "children"),
+        Output("attention-looks", "children"),
+        Output({"type": "url", "page": "attention"}, "data"),
+        Input("attention-shown", "data"),
+        Input("attention-head", "data"),
+        Input("attention-score", "value"),
+    )
+    def show_head(text: str, chosen: list[int] | None, kind: str) -> tuple[go.Figure, Any, Any, str]:
+        return one_head(session, text, chosen, kind)
+
+    del show_heads, show_scores, show_head
+
+
+def exists(session: "Session", layer: int, head: int) -> bool:
+    info = session.model.info
+    return 0 <= layer < info.n_layers and 0 <= head < info.n_heads
+
+
+def all_heads(session: "Session", text: str) -> tuple[go.Figure, list, bool]:
+    """The grid, what to remark, whether to hide the results."""
+    try:
+        result = session.attention(checked(session.model, text))
+    except WorkbenchError as error:
+        return go.Figure(), [notice.error(str(error))], True
+    return themed(figures.grid(result)), remarks(session.model, text), False
+
+
+def all_scores(session: "Session", kind: str, chosen: list[int] | None) -> tuple[go.Figure, list[int] | None, int]:
+    """The scores of all heads, the head to enlarge (the one chosen, or the best at this score), the number of jobs."""
+    scores = session.head_scores()
+    if scores is None:
+        return go.Figure(), chosen, len(session.worker.jobs)
+    best = list(scores.ranked(kind)[0][:2])
+    return themed(head_figures.scores(scores, kind)), chosen or best, len(session.worker.jobs)
+
+
+def one_head(session: "Session", text: str, chosen: list[int] | None, kind: str) -> tuple[go.Figure, Any, Any, str]:
+    """The enlarged head, its scores, its tokens, and the address."""
+    layer, head = chosen or (0, 0)
+    kept = "" if text == samples.first(session) else text
+    shown = {"layer": layer, "head": head} if chosen else {}
+    href = PageState(prompt=kept, score=kind, **shown).href()
+    try:
+        result = session.attention(checked(session.model, text))
+    except WorkbenchError:
+        return go.Figure(), None, None, href
+    facts = head_facts.head_facts(session.head_scores(), layer, head)
+    return themed(figures.head(result, layer, head)), facts, looks.looks(result, layer, head), href

@@ -1,0 +1,36 @@
+"""The start page: what is open, and where to begin."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dash import Dash, html
+
+from app.components import dictionaries, model_facts, starts
+from app.state import State
+
+if TYPE_CHECKING:
+    from app.session import Session
+
+TITLE = "Start"
+
+
+@dataclass(frozen=True)
+class PageState(State):
+    """The start page has no state."""
+
+    PATH: ClassVar[str] = "/"
+
+
+def layout(session: "Session", state: PageState) -> Any:
+    return [
+        html.H1(session.model.info.name),
+        model_facts.model_facts(session.model.info),
+        html.H2("Begin with something that is there to be found"),
+        html.Div(starts.starts(session), id="starts", className="starts"),
+        html.H2("Sparse autoencoders"),
+        dictionaries.dictionaries(session),
+    ]
+
+
+def register(app: Dash, session: "Session") -> None:
+    starts.register(app, session)
