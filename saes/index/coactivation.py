@@ -55,8 +55,8 @@ class Partners:
 class CoActivation:
     """A sample of tokens with their active latents, within a budget of pairs."""
 
-    def __init__(self, d_sae: int, budget: int = PAIR_BUDGET):
-        self.d_sae, self.budget = d_sae, budget
+    def __init__(self, d_sae: int):
+        self.d_sae = d_sae
         self.halvings = 0
         self.pairs = 0
         self.parts: list[Sample] = []
@@ -83,7 +83,7 @@ class CoActivation:
         for sample in (sample.below(self.threshold) for sample in samples):
             self.parts.append(sample)
             self.pairs += _pairs(sample)
-        while self.pairs > self.budget:
+        while self.pairs > PAIR_BUDGET:
             self.halvings += 1
             self.parts = [sample.below(self.threshold) for sample in self.parts]
             self.pairs = sum(map(_pairs, self.parts))

@@ -8,10 +8,11 @@ the first in this order counts, so that a stock phrase does not fill the list.
 What is kept depends on the set of contexts only, not on their order, and merging two pools gives the pool of the whole.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt64
+from jaxtyping import Bool, Float32, Int, Int32, Int64, Integer, UInt64
 
 from saes.index.candidates import Candidates
 from saes.index.firings import Firings
@@ -23,6 +24,9 @@ N_PER_BAND = 4
 WINDOW = 8
 PENDING = 2**20
 """Activations of new candidates that are gathered before the worse ones are dropped."""
+
+Ranked = list[Int64[np.ndarray, " _"]]
+"""Row numbers of the candidates that come first in their slot, of those that come second, and so on."""
 
 
 class Context(NamedTuple):
@@ -76,13 +80,12 @@ class ExamplePool:
     def compact(self, exponent: Int32[np.ndarray, " latent"]) -> Candidates:
         """Drop what is neither among the top nor sampled, and return the rest."""
         pool = Candidates.concatenate(self.parts)
-        top = _best(pool, pool.latent.astype(np.int64), -pool.peak, N_TOP)
-        slot = pool.latent.astype(np.int64) * BANDS + bins_of(pool.peak, exponent[pool.latent], BANDS)
-        sampled = _best(pool, slot, np.zeros_like(pool.peak), N_PER_BAND)
-        last = top[N_TOP - 1]
+        top, sampled = _ranked(pool, exponent)
+        last = top[-1]
         self.top_peak[pool.latent[last]] = pool.peak[last]
-        last = sampled[N_PER_BAND - 1]
-        self.band_key.reshape(-1)[slot[last]] = pool.key[last]
+        last = sampled[-1]
+        band = bins_of(pool.peak[last], exponent[pool.latent[last]], BANDS)
+        self.band_key[pool.latent[last], band] = pool.key[last]
         pool = pool.take(np.unique(np.concatenate([*top, *sampled])))
         self.parts, self.pending, self.kept = [pool], 0, len(pool.value)
         self.contexts = {key: self.contexts[key] for key in np.unique(pool.context).tolist()}
@@ -107,7 +110,7 @@ class ExamplePool:
 
 def _best(
     pool: Candidates, slot: Int64[np.ndarray, " candidate"], cost: Float32[np.ndarray, " candidate"], n: int
-) -> list[Int64[np.ndarray, " _"]]:
+) -> Ranked:
     """The candidates that come first, second, … n-th in their slot, by cost and then by key, equal windows counted once."""
     order = np.lexsort((pool.key, cost, pool.window, slot))
     order = order[_starts(slot[order], pool.window[order])]
@@ -116,10 +119,39 @@ def _best(
     return [order[rank == place] for place in range(n)]
 
 
-def _starts(*columns: Int[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
+def _starts(*columns: Integer[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
     """Where a row differs from the one before it in any column."""
     first = np.zeros(len(columns[0]), dtype=bool)
     first[:1] = True
     for column in columns:
         first[1:] |= column[1:] != column[:-1]
     return first
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The examples of all latents: latent by latent, the top ones first, then the samples from the highest band down."""
+
+    pool: Candidates
+    band: Int[np.ndarray, " candidate"]
+    """The band that the example was sampled from; -1 for the top examples."""
+
+
+def select(pool: Candidates, exponent: Int32[np.ndarray, " latent"]) -> Selection:
+    """Tell the top examples from the sampled ones. A context that is both is a top example only."""
+    top, sampled = _ranked(pool, exponent)
+    place = np.full((2, len(pool.latent)), -1)
+    for which, ranked in enumerate((top, sampled)):
+        for rank, rows in enumerate(ranked):
+            place[which, rows] = rank
+    is_top = place[0] >= 0
+    band = np.where(is_top, -1, bins_of(pool.peak, exponent[pool.latent], BANDS))
+    order = np.lexsort((np.where(is_top, place[0], place[1]), -band, ~is_top, pool.latent))
+    return Selection(pool.take(order), band[order])
+
+
+def _ranked(pool: Candidates, exponent: Int32[np.ndarray, " latent"]) -> tuple[Ranked, Ranked]:
+    """The best of each latent, and the sampled of each latent and band."""
+    latent = pool.latent.astype(np.int64)
+    slot = latent * BANDS + bins_of(pool.peak, exponent[latent], BANDS)
+    return _best(pool, latent, -pool.peak, N_TOP), _best(pool, slot, np.zeros_like(pool.peak), N_PER_BAND)

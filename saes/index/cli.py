@@ -1,0 +1,75 @@
+"""`workbench sae index`: what is known of every latent of an SAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from workbench.cli.command import Command
+
+if TYPE_CHECKING:
+    from saes.index.feature_index import FeatureIndex
+
+index = Command(
+    summary="Index an SAE's latents: examples, logits, neighbours, concepts",
+    options="saes.index.cli:IndexOptions",
+    run="saes.index.cli:run",
+)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """Read a corpus once and write what every latent of an SAE does into its directory."""
+
+    sae: Positional[Path]
+    """Directory of the SAE, in SAELens format; the index becomes its folder `features`."""
+    model: str | None = None
+    """The model; default: the one the SAE was trained on."""
+    corpus: str | None = None
+    """The text to read; default: the one the SAE was trained on."""
+    tokens: int = 1_000_000
+    """How many tokens to read."""
+    context: int | None = None
+    """Tokens per sequence; default: as in training."""
+    batch_size: int = 32
+    """Sequences per run of the model."""
+    seed: int = 0
+    """Decides the order of the corpus, and which examples are sampled."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: the best one there is."""
+
+
+def run(options: IndexOptions) -> FeatureIndex:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from saes.index.build import build_index
+    from saes.storage import load_sae
+    from workbench.corpus import open_corpus
+    from workbench.errors import SettingError
+    from workbench.model import load_model
+
+    sae = load_sae(options.sae)
+    trained = sae.cfg.metadata
+    name, source = options.model or trained.get("model_name"), options.corpus or trained.get("dataset_path")
+    if not (name and source):
+        missing = "corpus" if name else "model"
+        raise SettingError(f"{options.sae} does not say which {missing} it was trained on; give --{missing}")
+    model = load_model(name, device=options.device)
+    context = options.context or trained.get("context_size") or 128
+    corpus = open_corpus(source, model.tokenizer, context=context, seed=options.seed)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("indexing", total=options.tokens)
+        return build_index(
+            sae.to(model.device),
+            model,
+            corpus,
+            n_tokens=options.tokens,
+            out=options.sae,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            on_progress=lambda done: bar.update(task, completed=done),
+        )

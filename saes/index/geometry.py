@@ -1,0 +1,71 @@
+"""What the decoder's directions say by themselves: which directions are near, and which tokens they promote."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saes.sae import SAE
+from workbench.errors import ModelError
+from workbench.model import HookedModel
+
+ENTRIES = 2**25
+"""Cosines or logits that are held at a time."""
+STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+"""Sites that lie in, or write straight into, the residual stream, which the unembedding reads."""
+
+
+@torch.no_grad()
+def neighbours(W_dec: Float[Tensor, "d_sae d_in"], n: int) -> tuple[Int[Tensor, "d_sae n"], Float[Tensor, "d_sae n"]]:
+    """For each latent, the `n` others whose decoder directions have the largest cosine, and those cosines.
+
+    A direction of norm 0 has cosine 0 with all. With fewer than n + 1 latents, all others.
+    """
+    unit = torch.nn.functional.normalize(W_dec.float(), dim=1)
+    n = min(n, len(unit) - 1)
+    others, cosines = [], []
+    for rows in _blocks(len(unit), len(unit)):
+        cosine = unit[rows] @ unit.T
+        cosine[torch.arange(len(cosine)), torch.arange(len(unit))[rows]] = -torch.inf
+        top = cosine.topk(n, dim=1)
+        others.append(top.indices.cpu())
+        cosines.append(top.values.cpu())
+    return torch.cat(others), torch.cat(cosines)
+
+
+@torch.no_grad()
+def logit_effects(
+    sae: SAE, model: HookedModel, n: int
+) -> tuple[Int[Tensor, "d_sae 2*n"], Float[Tensor, "d_sae 2*n"]] | None:
+    """The tokens whose logits each decoder direction raises most (columns 0..n-1, best first) and lowers most (then).
+
+    The effect of a direction v is unembed(u) - unembed(0), u = v scaled to root mean square 1, less its mean over the
+    vocabulary, which no probability depends on. So the final norm's own scale and centring count in full, while its
+    division by the size of the whole residual stream, which no direction knows, is left out: the effects of one latent
+    compare with each other, not with another's. Direct effects only: later layers are passed over.
+
+    None where the site is not in the residual stream, or the model's logits are not its final norm and unembedding.
+    """
+    if not sae.site.endswith(STREAM):
+        return None
+    rms = sae.W_dec.float().square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+    directions = (sae.W_dec / rms).to(model.device, model.dtype)
+    n = min(n, model.info.d_vocab // 2)
+    tokens, effects = [], []
+    try:
+        origin = model.unembed(torch.zeros_like(directions[:1])).float()
+        for rows in _blocks(len(directions), model.info.d_vocab):
+            effect = model.unembed(directions[rows]).float() - origin
+            effect -= effect.mean(1, keepdim=True)
+            top, bottom = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
+            tokens.append(torch.cat([top.indices, bottom.indices], 1).cpu())
+            effects.append(torch.cat([top.values, bottom.values], 1).cpu())
+    except ModelError:
+        return None
+    return torch.cat(tokens), torch.cat(effects)
+
+
+def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    step = max(1, ENTRIES // n_columns)
+    return (slice(start, start + step) for start in range(0, n_rows, step))
