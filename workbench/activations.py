@@ -12,6 +12,7 @@ from workbench import sites as site_names
 from workbench.buffer import ShufflingBuffer
 from workbench.corpus import START, Corpus, Position, TokenBatch
 from workbench.errors import CorpusError, SettingError
+from workbench.fused import fused
 from workbench.model import HookedModel
 
 
@@ -59,10 +60,12 @@ def harvest(
 def _harvest(
     model: HookedModel, batches: Iterator[TokenBatch], sites: tuple[str, ...], n_tokens: int | None
 ) -> Iterator[ActivationBatch]:
-    deepest, harvested = max(sites, key=model.sites.index), 0
+    deepest, harvested, quickly = max(sites, key=model.sites.index), 0, None
     for batch in batches:
         _check_vocabulary(batch, model)
-        run = model.run(batch.tokens, capture=sites, stop_after=deepest)
+        quickly = quickly or fused(model, sites, batch.tokens[:1], stop_after=deepest)
+        with quickly():
+            run = model.run(batch.tokens, capture=sites, stop_after=deepest)
         yield ActivationBatch(**vars(batch), activations={site: run[site].flatten(2) for site in sites})
         harvested += int(batch.mask().sum())
         if n_tokens is not None and harvested >= n_tokens:
@@ -72,9 +75,7 @@ def _harvest(
 def _check_vocabulary(batch: TokenBatch, model: HookedModel) -> None:
     highest, d_vocab = int(batch.tokens.max()), model.info.d_vocab
     if highest >= d_vocab:
-        raise CorpusError(
-            f"the corpus has the token id {highest}, but the model knows only the {d_vocab} below {d_vocab}"
-        )
+        raise CorpusError(f"the corpus has the token id {highest}, but the model knows only those below {d_vocab}")
 
 
 class ActivationStream:
