@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from saes.index.accumulator import IndexAccumulator
 from saes.index.feature_index import FeatureIndex
 from saes.index.firings import firings
@@ -62,7 +60,6 @@ def build_index(
     return FeatureIndex.open(out)
 
 
-@torch.no_grad()
 def gather(
     sae: SAE,
     model: HookedModel,

@@ -34,6 +34,7 @@ class Firings:
         return self.latent.argsort(kind="stable")
 
 
+@torch.no_grad()
 def firings(
     sae: SAE,
     activations: Float[Tensor, "context pos d_in"],
