@@ -10,8 +10,9 @@ from app.jobs import FAILED, Job, Progress, Worker
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    from app.live import Firing
     from circuits.heads import HeadScores
-    from saes.index import FeatureIndex
+    from saes.index.feature_index import FeatureIndex
     from saes.sae import SAE
     from workbench.attention import AttentionPatterns
     from workbench.lens import LensResult
@@ -29,6 +30,10 @@ class Dictionary:
     directory: Path
     sae: "SAE"
     index: "FeatureIndex | None"
+
+    def row(self, latent: int) -> dict[str, Any]:
+        """The line of the table of latents that is about `latent`."""
+        return self.index.table(sort="latent", descending=False, limit=1, offset=latent).rows[0]
 
 
 class Session:
@@ -92,6 +97,21 @@ class Session:
 
         return self._answer(("lens", prompt), partial(logit_lens, self.model, prompt, k=6))
 
+    def firing(self, dictionary: Dictionary, text: str) -> "Firing":
+        """What every latent of an SAE does on `text`."""
+        from app.live import fire
+
+        return self._answer(("firing", dictionary.name, text), partial(fire, self.model, dictionary.sae, text))
+
+    def densities(self, dictionary: Dictionary) -> list[float]:
+        """The density of every latent."""
+        key = ("densities", dictionary.directory)
+        if key not in self._answers:
+            index = dictionary.index
+            rows = index.table(sort="latent", descending=False, limit=index.summary.n_latents).rows
+            self._answers[key] = [row["density"] for row in rows]
+        return self._answers[key]
+
     def head_scores(self) -> "HeadScores | None":
         """The scores of all heads, or None while the job that measures them is still at work."""
         from circuits.heads import head_scores
@@ -128,7 +148,7 @@ class Session:
 
 def open_dictionary(directory: Path, model: "HookedModel") -> Dictionary:
     """Read an SAE and its index. `SettingError` if it was not made for `model`."""
-    from saes.index import FeatureIndex
+    from saes.index.feature_index import FeatureIndex
     from saes.storage import load_sae
 
     sae = load_sae(directory)

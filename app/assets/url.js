@@ -34,6 +34,8 @@
 
   workbench.ready = (finished, ready) => (finished && !ready ? true : dash_clientside.no_update);
 
+  workbench.tell = (finished, pages) => pages.map(() => finished);
+
   addEventListener("popstate", arrive);
 
   document.addEventListener("click", (event) => {

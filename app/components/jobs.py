@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, callback_context, dcc, html, no_update
 
 from app.jobs import CANCELLED, DONE, FAILED, Job
 
@@ -25,6 +25,15 @@ def drawer() -> html.Details:
         ],
         className="drawer",
     )
+
+
+def news(page: str) -> dcc.Store:
+    """Put on a page that waits for jobs: the number of jobs that have finished."""
+    return dcc.Store(id=news_id(page))
+
+
+def news_id(page: str) -> dict[str, str]:
+    return {"type": "news", "page": page}
 
 
 def row(job: Job, now: float) -> html.Div:
@@ -61,6 +70,13 @@ def register(app: Dash, session: "Session") -> None:
         return status(session, finished)
 
     del poll
+    everywhere = {"type": "news", "page": ALL}
+    app.clientside_callback(
+        ClientsideFunction("workbench", "tell"),
+        Output(everywhere, "data"),
+        Input("finished", "data"),
+        State(everywhere, "id"),
+    )
 
 
 def status(session: "Session", known: int) -> tuple:

@@ -2,21 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, html
+from dash import Dash, html
 
 from app import samples
+from app.addresses import Attention, Lens
 
 if TYPE_CHECKING:
     from app.session import Session
 
 
 def starts(session: "Session") -> list[Any]:
-    from app.pages import attention, lens
-
     (name, sample), *_ = samples.prompts(session)
     return [
-        card("Attention", name, f"{sample}", attention.PageState().href()),
-        card("Lens", name, f"{sample}", lens.PageState().href()),
+        card("Attention", name, f"{sample}", Attention().href()),
+        card("Lens", name, f"{sample}", Lens().href()),
     ]
 
 

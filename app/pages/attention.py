@@ -1,18 +1,17 @@
 """The attention page: all heads on one prompt, one of them enlarged, token by token."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash import State as Current
 
 from app import samples
-from app.components import head_facts, looks, notice, panel, prompt
+from app.addresses import Attention as PageState
+from app.components import head_facts, jobs, looks, notice, panel, prompt
 from app.components.remarks import remarks
 from app.components.segmented import segmented
 from app.prompts import checked
-from app.state import State
 from app.theme import themed
 from workbench.errors import WorkbenchError
 from workbench.figures import attention as figures
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
 
 TITLE = "Attention"
 KINDS = {"induction": "Induction", "previous_token": "Previous token", "duplicate_token": "Duplicate token"}
-NO_HEAD = -1
-
-
-@dataclass(frozen=True)
-class PageState(State):
-    """An empty prompt stands for the model's first sample; no head for the best at the chosen score."""
-
-    PATH: ClassVar[str] = "/attention"
-    prompt: str = ""
-    layer: int = NO_HEAD
-    head: int = NO_HEAD
-    score: str = "induction"
 
 
 def layout(session: "Session", state: PageState) -> Any:
@@ -69,6 +56,7 @@ def layout(session: "Session", state: PageState) -> Any:
         ),
         dcc.Store(id="attention-head", data=chosen),
         dcc.Store(id="attention-grid"),
+        jobs.news("attention"),
         dcc.Store(id={"type": "url", "page": "attention"}),
     ]
 
@@ -104,10 +92,9 @@ def register(app: Dash, session: "Session") -> None:
         Output("attention-head", "data", allow_duplicate=True),
         Output("jobs-wake", "data", allow_duplicate=True),
         Input("attention-score", "value"),
-        Input("finished", "data"),
+        Input(jobs.news_id("attention"), "data"),
         Current("attention-head", "data"),
         prevent_initial_call="initial_duplicate",
-        optional=True,
     )
     def show_scores(kind: str, _finished: int, chosen: list[int] | None) -> tuple[go.Figure, list[int] | None, int]:
         return all_scores(session, kind, chosen)

@@ -1,24 +1,16 @@
 """The start page: what is open, and where to begin."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dash import Dash, html
 
+from app.addresses import Start as PageState
 from app.components import dictionaries, model_facts, starts
-from app.state import State
 
 if TYPE_CHECKING:
     from app.session import Session
 
 TITLE = "Start"
-
-
-@dataclass(frozen=True)
-class PageState(State):
-    """The start page has no state."""
-
-    PATH: ClassVar[str] = "/"
 
 
 def layout(session: "Session", state: PageState) -> Any:

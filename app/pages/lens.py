@@ -1,17 +1,16 @@
 """The logit lens page: what the model would say if it stopped after each layer."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from dash import Dash, Input, Output, dcc, html
 
 from app import samples
+from app.addresses import Lens as PageState
 from app.components import notice, panel, prompt
 from app.components.remarks import remarks
 from app.components.segmented import segmented
 from app.prompts import checked
-from app.state import State
 from app.theme import themed
 from workbench.errors import WorkbenchError
 from workbench.figures import lens as figures
@@ -29,16 +28,6 @@ SHOWN = {
     "kl": "KL to final",
 }
 CELLS = {"token": "Token", "number": "Number"}
-
-
-@dataclass(frozen=True)
-class PageState(State):
-    """An empty prompt stands for the model's first sample."""
-
-    PATH: ClassVar[str] = "/lens"
-    prompt: str = ""
-    show: str = "probability"
-    cells: str = "token"
 
 
 def layout(session: "Session", state: PageState) -> Any:

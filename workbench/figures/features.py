@@ -10,9 +10,10 @@ from workbench.figures.text import label, shorten
 from workbench.figures.theme import AMBER, INDIGO, ROSE
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], n_tokens: int) -> go.Figure:
-    """How strongly one latent fires when it fires. `edges` has one number more than `counts`; `n_tokens` were read."""
-    edges, counts = np.asarray(edges, dtype=float), np.asarray(counts)
+def histogram(counts: Sequence[int], bin_width: float, n_tokens: int) -> go.Figure:
+    """How strongly one latent fires when it fires: bin i counts tokens from i to i + 1 widths. `n_tokens` were read."""
+    counts = np.asarray(counts, dtype=int)
+    edges = np.arange(len(counts) + 1) * bin_width
     figure = blank(height=190)
     figure.add_bar(
         x=(edges[:-1] + edges[1:]) / 2,
@@ -35,7 +36,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], n_tokens: int) -> g
 
 
 def logits(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]) -> go.Figure:
-    """The tokens whose logits a latent raises and lowers most, per unit of activation, strongest first."""
+    """The tokens whose logits a latent raises and lowers most, strongest first."""
     pairs = [*top, *reversed(bottom)]
     values = [value for _, value in pairs]
     figure = blank(height=34 + 19 * len(pairs))
@@ -52,13 +53,14 @@ def logits(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]
     figure.update_yaxes(
         tickvals=list(range(len(pairs))), ticktext=names, autorange="reversed", showgrid=False, ticks=""
     )
-    figure.update_xaxes(title_text="logit per unit of activation", zeroline=True)
+    figure.update_xaxes(title_text="effect on the logit", zeroline=True)
     figure.update_layout(dragmode=False)
     return describe(
         figure,
         "Logit effects",
-        "y: tokens, the most raised above and the most lowered below. x: the change of the token's logit for each unit "
-        "of the latent's activation, along the direct path only: its decoder direction times the unembedding.",
+        "y: tokens, the most raised above and the most lowered below. x: what the latent's decoder direction, alone "
+        "and scaled to root mean square 1, adds to the logit through the final norm and the unembedding, less its mean "
+        "over the vocabulary. The direct path only: later layers are passed over.",
     )
 
 

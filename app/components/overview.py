@@ -1,0 +1,22 @@
+"""An SAE at a glance: its facts and the densities of its latents."""
+
+from typing import TYPE_CHECKING
+
+from dash import html
+
+from app.components.dictionaries import summary_facts
+from app.components.facts import facts
+from app.components.panel import panel
+from workbench.figures.features import densities
+
+if TYPE_CHECKING:
+    from app.session import Dictionary, Session
+
+
+def overview(session: "Session", dictionary: "Dictionary") -> html.Div:
+    """Facts beside the histogram of densities."""
+    figure = densities(session.densities(dictionary), dictionary.index.summary.n_tokens)
+    return html.Div(
+        [facts(summary_facts(dictionary), "stacked"), panel("densities", figure)],
+        className="overview",
+    )

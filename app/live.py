@@ -1,0 +1,38 @@
+"""An SAE on the reader's own text."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from saes.sae import SAE
+    from workbench.model import HookedModel
+
+
+@dataclass(frozen=True)
+class Firing:
+    """What every latent does on one text. Zero at special tokens, which an SAE does not read."""
+
+    tokens: Int[Tensor, "pos"]
+    strings: list[str]
+    activations: Float[Tensor, "pos d_sae"]
+
+    def strongest(self, k: int) -> list[tuple[int, float, int]]:
+        """(latent, largest activation, its position) of the latents that fire most, best first."""
+        peaks, positions = self.activations.max(dim=0)
+        order = peaks.argsort(descending=True, stable=True)[:k].tolist()
+        return [(latent, peaks[latent].item(), positions[latent].item()) for latent in order if peaks[latent] > 0]
+
+
+def fire(model: "HookedModel", sae: "SAE", text: str) -> Firing:
+    """Run `text` to the SAE's site and encode it. Raises `PromptError` for an empty text or one that is too long."""
+    from workbench.activations import special_ids
+
+    tokens = model.to_tokens(text)
+    run = model.run(tokens, capture=[sae.site], stop_after=sae.site)
+    activations = sae.encode(run[sae.site][0]).detach().float().cpu()
+    for special in special_ids(model.tokenizer):
+        activations[tokens[0].cpu() == special] = 0.0
+    return Firing(tokens[0].cpu(), model.token_strings(tokens[0]), activations)
