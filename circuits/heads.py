@@ -49,7 +49,7 @@ class HeadScores:
     def __str__(self) -> str:
         columns = [self.ranked(kind)[:5] for kind in KINDS]
         lines = [
-            f"Attention on the stripe, {self.batch} sequences of {self.length} random tokens repeated once (perfect: 1)",
+            f"Attention on the stripe, {self.batch} sequences of {self.length} random tokens, repeated (perfect: 1)",
             "  rank  " + "".join(f"{kind.replace('_', ' '):<18}" for kind in KINDS),
         ]
         for rank, row in enumerate(zip(*columns, strict=True), start=1):

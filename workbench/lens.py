@@ -21,9 +21,9 @@ LAYERS = "blocks.*.hook_resid_post"
 class LensResult:
     """Predictions read off the residual stream.
 
-    Row 0 is the embedding, row i + 1 the output of layer i, the last row the model's own prediction. Ranks count from 1,
-    the most probable token; entropy and divergence are in nats. `next_*` concern the token that really follows, so they
-    have no column for the last position.
+    Row 0 is the embedding, row i + 1 the output of layer i, the last row the model's own prediction. Ranks count from
+    1, the most probable token; entropy and divergence are in nats. `next_*` concern the token that really follows, so
+    they have no column for the last position.
     """
 
     tokens: Int[Tensor, " pos"]

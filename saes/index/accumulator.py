@@ -1,4 +1,4 @@
-"""All that one pass over a corpus gathers about an SAE's latents. Parts of a corpus can be gathered apart and merged."""
+"""All that a pass over a corpus gathers about an SAE's latents. Parts of a corpus can be gathered apart and merged."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from saes.index.hashing import hash_contexts, hash_windows
 class IndexAccumulator:
     """Feed it every batch once, in any order.
 
-    Memory, for 65,536 latents, 64 concepts and contexts of 128 tokens: histograms 34 MB, concept counts 270 MB, examples
-    and the sample of co-active latents a few hundred MB each at most; none of it grows with the corpus.
+    Memory, for 65,536 latents, 64 concepts and contexts of 128 tokens: histograms 34 MB, concept counts 270 MB,
+    examples and the sample of co-active latents a few hundred MB each at most; none of it grows with the corpus.
     """
 
     def __init__(self, d_sae: int, n_concepts: int = 0, seed: int = 0):

@@ -1,10 +1,10 @@
 """Which latents fire together, over all pairs.
 
-A table of all pairs does not fit in memory for wide SAEs, and one of the pairs in a mini-batch depends on its size. Here
-the active latents of tokens are kept, and pairs are counted from them at the end, some rows of the table at a time. While
-the pairs (the sum over tokens of the squared number of active latents) stay within a budget, every token is kept and the
-counts are exact; beyond it, the tokens whose hash is below a threshold that halves as need be: a uniform sample, the same
-in whatever order or parts the corpus is read.
+A table of all pairs does not fit in memory for wide SAEs, and one of the pairs in a mini-batch depends on its size.
+Here the active latents of tokens are kept, and pairs are counted from them at the end, some rows of the table at a
+time. While the pairs (the sum over tokens of the squared number of active latents) stay within a budget, every token is
+kept and the counts are exact; beyond it, the tokens whose hash is below a threshold that halves as need be: a uniform
+sample, the same in whatever order or parts the corpus is read.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from saes.index.firings import Firings
 from saes.index.hashing import mix
 
 PAIR_BUDGET = 2**30
-"""About 20 seconds of counting on one core, and at most a few hundred MB: 4 million tokens at L0 = 16, 260,000 at 64."""
+"""Four million tokens with 16 active latents each, or 260,000 with 64; some 20 seconds of counting on one core."""
 TABLE_ENTRIES = 2**25
 """Cells of the table of pairs that are held at a time."""
 

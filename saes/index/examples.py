@@ -1,9 +1,9 @@
 """Where each latent fires most, and a fair sample of where it fires less: kept while the corpus streams by.
 
 The examples of a latent are contexts, each with its largest activation in that context, its peak. Kept are the `N_TOP`
-contexts with the largest peaks, and from each band of peaks (`saes.index.scale`) `N_PER_BAND` drawn uniformly: those with
-the smallest hash of latent, context and seed. Of contexts that read the same over the `WINDOW` tokens up to the peak, only
-the first in this order counts, so that a stock phrase does not fill the list.
+contexts with the largest peaks, and from each band of peaks (`saes.index.scale`) `N_PER_BAND` drawn uniformly: those
+with the smallest hash of latent, context and seed. Of contexts that read the same over the `WINDOW` tokens up to the
+peak, only the first in this order counts, so that a stock phrase does not fill the list.
 
 What is kept depends on the set of contexts only, not on their order, and merging two pools gives the pool of the whole.
 """
@@ -111,7 +111,7 @@ class ExamplePool:
 def _best(
     pool: Candidates, slot: Int64[np.ndarray, " candidate"], cost: Float32[np.ndarray, " candidate"], n: int
 ) -> Ranked:
-    """The candidates that come first, second, … n-th in their slot, by cost and then by key, equal windows counted once."""
+    """The n best candidates of each slot, by cost and then by key; of those with equal windows, only the best."""
     order = np.lexsort((pool.key, cost, pool.window, slot))
     order = order[_starts(slot[order], pool.window[order])]
     order = order[np.lexsort((pool.key[order], cost[order], slot[order]))]
@@ -130,7 +130,7 @@ def _starts(*columns: Integer[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
 
 @dataclass(frozen=True)
 class Selection:
-    """The examples of all latents: latent by latent, the top ones first, then the samples from the highest band down."""
+    """The examples, latent by latent: first the top ones, then the samples from the highest band down."""
 
     pool: Candidates
     band: Int[np.ndarray, " candidate"]

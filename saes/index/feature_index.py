@@ -84,14 +84,15 @@ class FeatureIndex:
     ) -> Page:
         """A page of latents. `density`, `maximum` and `f1` are (lowest, highest), inclusive, None for no limit.
 
-        `concept` keeps the latents listed for it, and `f1`, `precision`, `recall` are then about it, otherwise about the
-        latent's best concept. `search` keeps latents where the text occurs, whatever its case, in a token on which a top
+        `concept` keeps the latents listed for it; `f1`, `precision`, `recall` are then about it, otherwise about the
+        best concept of each. `search` keeps latents where the text occurs, whatever its case, in a token on which a top
         example fires, in one of the top logits, or in the name of a listed concept. Rows of equal rank are in order of
         latent; empty values come last.
 
-        Each row: latent, density, n_active, maximum, mean, concept, f1, precision, recall (None without concepts), peaks
-        (the most frequent peak tokens of the top examples), promotes (the first top logits). Raises `SettingError` for
-        an unknown column or concept, or a negative limit or offset.
+        Each row: latent, density, n_active, maximum, mean, concept, f1, precision, recall (None without concepts),
+        peaks (the most frequent peak tokens of the top examples), promotes (the first top logits).
+
+        Raises `SettingError` for an unknown column or concept, or a negative limit or offset.
         """
         if sort not in SORTS:
             raise SettingError(f"the table cannot be sorted by {sort!r}; it can by {', '.join(SORTS)}")

@@ -1,7 +1,7 @@
 """Hashes that stand for a context, a window of tokens, or a random draw: the same whatever the order of the corpus.
 
-Sampling by the smallest hash ("bottom-k", Cohen and Kaplan 2007) needs no state besides the sample, depends on the set of
-items only, and lets partial samples merge into exactly the sample of the whole.
+Sampling by the smallest hash ("bottom-k", Cohen and Kaplan 2007) needs no state besides the sample, depends on the set
+of items only, and lets partial samples merge into exactly the sample of the whole.
 """
 
 import numpy as np

@@ -145,11 +145,10 @@ class Summary:
     """Tokens labelled with each concept."""
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"{self.n_latents:,} latents at {self.site} of {self.model}, over {self.n_tokens:,} tokens of {self.corpus}",
-                f"  L0 {self.l0:.1f}, dead {self.n_dead:,} ({self.n_dead / self.n_latents:.1%})",
-            ]
+        return (
+            f"{self.n_latents:,} latents at {self.site} of {self.model}\n"
+            f"  over {self.n_tokens:,} tokens of {self.corpus}: "
+            f"L0 {self.l0:.1f}, dead {self.n_dead:,} ({self.n_dead / self.n_latents:.1%})"
         )
 
 

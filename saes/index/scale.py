@@ -1,8 +1,9 @@
 """Bins that widen as larger activations arrive, exactly: linear bins whose width is a power of two.
 
-A latent whose largest activation so far is m has its bins over [0, 2^e), e the least with m < 2^e. When a larger activation
-raises e, neighbouring bins are added in pairs, which gives the counts that the wider bins would have had from the start.
-So one pass makes an exact linear histogram, of which at least half is in use, and two of them merge exactly.
+A latent whose largest activation so far is m has its bins over [0, 2^e), e the least with m < 2^e. When a larger
+activation raises e, neighbouring bins are added in pairs, which gives the counts that the wider bins would have had
+from the start. So one pass makes an exact linear histogram, of which at least half is in use, and two of them merge
+exactly.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ def exponents(maximum: Float32[np.ndarray, " latent"]) -> Int[np.ndarray, " late
 def bins_of(
     value: Float32[np.ndarray, " entry"], exponent: Int[np.ndarray, " entry"], n: int
 ) -> Int[np.ndarray, " entry"]:
-    """Which of the `n` bins over [0, 2^exponent) holds each value. Exact: a division by a power of two rounds nothing."""
+    """Which of the `n` bins over [0, 2^exponent) holds each value. Exact: dividing by a power of two rounds nothing."""
     return np.ldexp(value, n.bit_length() - 1 - exponent).astype(np.int64)
 
 
@@ -34,7 +35,7 @@ def width(exponent: Int[np.ndarray, "*shape"], n: int) -> Float[np.ndarray, "*sh
 
 
 def widen(counts: Shaped[np.ndarray, "latent n ..."], steps: Int[np.ndarray, " latent"]) -> None:
-    """Raise latent i's exponent by `steps[i]`, in place: each step adds the bins in pairs and leaves the upper half empty."""
+    """Raise each latent's exponent by its `steps`, in place: a step adds bins in pairs and empties the upper half."""
     n = counts.shape[1]
     steps = steps.clip(max=n.bit_length() - 1)
     while len(rows := np.flatnonzero(steps > 0)):

@@ -159,7 +159,8 @@ def _concepts(found: IndexAccumulator, concepts: tuple[str, ...]) -> pa.Table:
 _LATENTS = """
 WITH peaks AS (
     SELECT latent, list(string ORDER BY n DESC, string)[:5] AS peaks
-    FROM (SELECT latent, token, count(*) AS n FROM fired WHERE is_peak GROUP BY latent, token) JOIN strings USING (token)
+    FROM (SELECT latent, token, count(*) AS n FROM fired WHERE is_peak GROUP BY latent, token)
+         JOIN strings USING (token)
     GROUP BY latent
 ), promoted AS (
     SELECT latent, list(string ORDER BY effect DESC, token)[:5] AS promotes

@@ -1,4 +1,4 @@
-"""An index built from a real model and text by an SAE whose latents are known: latent j fires on token j and no other."""
+"""An index of a real model and text, by an SAE whose latents are known: latent j fires on token j and no other."""
 
 import json
 import shutil
