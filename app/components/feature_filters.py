@@ -42,13 +42,13 @@ def filters(dictionary: "Dictionary", state: Features) -> html.Div:
     return html.Div(
         [
             _control("Search", search, "features-search"),
-            _control("Concept", choice, "features-concept") if concepts else html.Div(choice, hidden=True),
             _control("Density", slider, "features-density"),
             _control("Maximum at least", least, "features-least"),
+            _control("Concept", choice, "features-concept", hidden=not concepts),
         ],
-        className="filters",
+        className="filters" if concepts else "filters plain",
     )
 
 
-def _control(name: str, control: object, target: str) -> html.Div:
-    return html.Div([html.Label(name, htmlFor=target), control], className=f"filter {target}")
+def _control(name: str, control: object, target: str, hidden: bool = False) -> html.Div:
+    return html.Div([html.Label(name, htmlFor=target), control], className="filter", hidden=hidden)

@@ -29,8 +29,9 @@ def table(dictionary: "Dictionary", state: Features, page: "Page") -> list[Any]:
     if not page.rows:
         return [html.P("No latent fits these filters.", className="notice")]
     maximum = max(row["maximum"] for row in page.rows)
-    body = [latents.row(dictionary.name, row, maximum) for row in page.rows]
-    head = html.Tr([heading(state, *column) for column in COLUMNS])
+    columns = [column for column in COLUMNS if column[1] != "f1" or dictionary.index.summary.concepts]
+    body = [latents.row(dictionary.name, row, maximum, len(columns) == len(COLUMNS)) for row in page.rows]
+    head = html.Tr([heading(state, *column) for column in columns])
     grid = html.Table([html.Thead(head), html.Tbody(body)], className="rows features")
     return [html.Div(grid, className="panel scroll"), pager(state, page.total)]
 

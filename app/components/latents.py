@@ -16,11 +16,11 @@ def href(sae: str, latent: int) -> str:
     return Feature(sae=sae, latent=latent).href()
 
 
-def row(sae: str, latent: Mapping[str, Any], maximum: float) -> html.Tr:
+def row(sae: str, latent: Mapping[str, Any], maximum: float, concepts: bool) -> html.Tr:
     """A line of the table of features. `maximum` is the largest activation in the table, for the bars."""
     cells = [
         html.A(f"{latent['latent']}", href=href(sae, latent["latent"]), className="row-link number"),
-        concept(latent["concept"], latent["f1"]),
+        *([concept(latent["concept"], latent["f1"])] if concepts else []),
         density(latent["density"]),
         bar(latent["maximum"] / maximum if maximum else 0, f"{latent['maximum']:.2f}", "amber"),
         words(latent["peaks"], "amber"),

@@ -1,27 +1,88 @@
 """Solved examples: places where something is there to be found, as links."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dash import Dash, html
+from dash import Dash, Input, Output, html
 
 from app import samples
-from app.addresses import Attention, Lens
+from app.addresses import Attention, Feature, Features, Lens
+from app.components import jobs, latents
 
 if TYPE_CHECKING:
-    from app.session import Session
+    from app.session import Dictionary, Session
+
+CONCEPTS = 3
+"""So many well-found concepts get a card."""
 
 
-def starts(session: "Session") -> list[Any]:
-    (name, sample), *_ = samples.prompts(session)
-    return [
-        card("Attention", name, f"{sample}", Attention().href()),
-        card("Lens", name, f"{sample}", Lens().href()),
+def starts(session: "Session") -> list[html.A]:
+    """Cards: a head, a prediction in the making, features of known concepts."""
+    known = {sample.name: sample for sample in samples.samples(session)}
+    first = samples.samples(session)[0]
+    repeated = known.get("induction") or known.get("repetition") or first
+    text = f"“… {_end(first.prompt)}” → {first.answer}"
+    cards = [
+        _head(session, repeated),
+        card("Logit lens", f"Watch the {first.name} being found", text, Lens(prompt=_kept(session, first)).href()),
     ]
+    dictionary = session.dictionary("") if session.dictionaries else None
+    return cards + (_features(dictionary) if dictionary and dictionary.index else [])
 
 
 def card(kind: str, title: str, text: str, href: str) -> html.A:
+    """One start: what kind of view, what it shows, and the evidence."""
     return html.A([html.Span(kind, className="hint"), html.Strong(title), html.Span(text)], href=href, className="card")
 
 
 def register(app: Dash, session: "Session") -> None:
-    pass
+    @app.callback(
+        Output("starts", "children"),
+        Output("jobs-wake", "data", allow_duplicate=True),
+        Input(jobs.news_id("home"), "data"),
+        prevent_initial_call="initial_duplicate",
+    )
+    def update(_finished: int) -> tuple[list[html.A], int]:
+        return starts(session), len(session.worker.jobs)
+
+    del update
+
+
+def _head(session: "Session", sample: samples.Sample) -> html.A:
+    """The best induction head, once the heads have been scored."""
+    prompt = _kept(session, sample)
+    scores = session.head_scores()
+    if scores is None:
+        return card("Attention", "Where does every head look?", "Scoring the heads…", Attention(prompt=prompt).href())
+    layer, head, score = scores.ranked("induction")[0]
+    n_heads = scores.induction.numel()
+    title = f"L{layer}H{head} looks for what came next last time"
+    text = f"Induction score {score:.2f}, the highest of {n_heads} heads"
+    return card("Attention", title, text, Attention(prompt=prompt, layer=layer, head=head).href())
+
+
+def _features(dictionary: "Dictionary") -> list[html.A]:
+    """The concepts that are found best, or the table where the corpus has none."""
+    best = dictionary.index.coverage().best[:CONCEPTS]
+    if not best:
+        n_latents = dictionary.index.summary.n_latents
+        return [
+            card("Features", f"Browse {n_latents:,} latents", dictionary.name, Features(sae=dictionary.name).href())
+        ]
+    return [
+        card(
+            "Feature",
+            f"One latent for “{latents.spoken(score.concept)}”",
+            f"Latent {score.latent} of {dictionary.name}: F1 {score.f1:.2f}",
+            Feature(sae=dictionary.name, latent=score.latent).href(),
+        )
+        for score in best
+    ]
+
+
+def _kept(session: "Session", sample: samples.Sample) -> str:
+    """The prompt for a URL, which leaves out the one that pages start with."""
+    return "" if sample.prompt == samples.first(session) else sample.prompt
+
+
+def _end(prompt: str, words: int = 9) -> str:
+    return " ".join(prompt.split()[-words:])

@@ -58,9 +58,8 @@ def _ellipsis(cut: bool) -> list[html.Span]:
 def _token(
     string: str, position: int, value: float | None, top: float, peak: bool, outside: bool, unit: str
 ) -> html.Span:
-    shown = visible(string)
-    lead = len(shown) - len(shown.lstrip("·")) if not string.isspace() else 0
-    shown = " " * lead + shown[lead:]
+    lead = len(string) - len(string.lstrip(" "))
+    shown = " " * lead + (visible(string[lead:]) if string[lead:] else "")
     classes = ["tok", *(["peak"] if peak else []), *(["far"] if outside else [])]
     data: dict[str, Any] = {"data-at": position}
     if value is not None:

@@ -35,7 +35,7 @@ def layout(session: "Session", state: PageState) -> Any:
             className="lead",
         ),
         prompt.prompt("attention", text),
-        prompt.samples([(name, PageState(prompt=sample)) for name, sample in samples.prompts(session)]),
+        prompt.samples([(sample.name, PageState(prompt=sample.prompt)) for sample in samples.samples(session)]),
         html.Div(id="attention-notice"),
         html.Div(
             [

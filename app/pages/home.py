@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, html
 
 from app.addresses import Start as PageState
-from app.components import dictionaries, model_facts, starts
+from app.components import dictionaries, jobs, model_facts, starts
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -21,6 +21,7 @@ def layout(session: "Session", state: PageState) -> Any:
         html.Div(starts.starts(session), id="starts", className="starts"),
         html.H2("Sparse autoencoders"),
         dictionaries.dictionaries(session),
+        jobs.news("home"),
     ]
 
 

@@ -39,7 +39,7 @@ def layout(session: "Session", state: PageState) -> Any:
         html.H1(TITLE),
         html.P("What the model would say if it stopped after each layer.", className="lead"),
         prompt.prompt("lens", text),
-        prompt.samples([(name, PageState(prompt=sample)) for name, sample in samples.prompts(session)]),
+        prompt.samples([(sample.name, PageState(prompt=sample.prompt)) for sample in samples.samples(session)]),
         html.Div(id="lens-notice"),
         html.Div(controls, className="toolbar"),
         html.Div(panel.panel("lens", className="wide"), id="lens-results"),
