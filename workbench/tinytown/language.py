@@ -1,0 +1,271 @@
+"""The generator: texts of Tinytown as token ids with concept labels, made many at a time from a seed.
+
+A chunk is made in two steps. The plan: for each of some hundred documents a genre, a cast of three names, and a list of
+sentence patterns. The filling: for each pattern all its occurrences in the chunk at once, written into one flat array.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.tinytown import skills
+from workbench.tinytown.concepts import lexical_masks, mask
+from workbench.tinytown.lexicon import DOMAINS
+from workbench.tinytown.template import Slot, Template, draw, is_held_out, sizes
+
+BOS, UNKNOWN = "<bos>", "<unk>"
+SPECIAL = (BOS, UNKNOWN)
+CAST = ("name", "name2", "name3")
+FRAGMENTS_LENGTH = (40, 120)
+"""Words in a text of random words."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Whole documents, one after another."""
+
+    tokens: NDArray[np.int64]
+    """[token] word ids."""
+    document: NDArray[np.int64]
+    """[token] running number of the document, from 0 at the start of the stream."""
+    labels: NDArray[np.uint64]
+    """[token] concepts, one bit each (see `concepts`)."""
+
+
+@dataclass(frozen=True)
+class Genre:
+    """A kind of document: how often, of how many sentences, drawn from which patterns with which weights."""
+
+    share: float
+    sentences: tuple[int, int]
+    patterns: tuple[tuple[float, list[Template]], ...]
+
+
+GENRES: dict[str, Genre] = {
+    "story": Genre(
+        0.44,
+        (4, 9),
+        (
+            (6.0, skills.FILLER),
+            (4.0, skills.IOI),
+            (1.5, skills.PRONOUN),
+            (1.5, skills.AGREEMENT),
+            (1.5, skills.SENTIMENT),
+            (0.7, skills.BRACKETS),
+            (0.4, skills.SUCCESSION),
+            (0.4, skills.GREATER_THAN),
+        ),
+    ),
+    "almanac": Genre(
+        0.2,
+        (4, 9),
+        (
+            (2.0, skills.CAPITAL),
+            (2.0, skills.RESIDENCE),
+            (2.0, skills.PROFESSION),
+            (2.0, skills.GREATER_THAN),
+            (1.0, skills.SUCCESSION),
+            (2.0, skills.TRANSLATION),
+            (0.7, skills.BRACKETS),
+        ),
+    ),
+    "french": Genre(0.08, (3, 8), ((2.0, skills.FRENCH), (1.0, skills.FRENCH_FILLER), (0.7, skills.TRANSLATION))),
+    "code": Genre(0.1, (3, 6), ((3.0, skills.CODE), (1.0, skills.CODE_FILLER))),
+    "fragments": Genre(0.18, (1, 1), ()),
+}
+
+
+class Language:
+    """The words of Tinytown and its generator. Equal seeds give equal texts."""
+
+    @cached_property
+    def patterns(self) -> tuple[Template, ...]:
+        return tuple(
+            dict.fromkeys(pattern for genre in GENRES.values() for _, group in genre.patterns for pattern in group)
+        )
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary, in id order: special words, then all that a pattern can say, sorted."""
+        said = {word for pattern in self.patterns for slot in pattern.sentence for word in slot.words}
+        said |= {word for domain in DOMAINS.values() for form in domain.forms.values() for word in form}
+        return (*SPECIAL, *sorted(said))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
+    @cached_property
+    def lexical(self) -> NDArray[np.uint64]:
+        return lexical_masks(self.words)
+
+    def table(self, slot: Slot) -> NDArray[np.int64]:
+        return np.array([self.ids[word] for word in slot.words], dtype=np.int64)
+
+    def spell(self, slots: tuple[Slot, ...], values: Mapping[str, NDArray[np.int64]], n: int) -> NDArray[np.int64]:
+        """Word ids `[n, word]` of `n` copies of a pattern whose variables have these values."""
+        return np.stack(
+            [
+                np.broadcast_to(self.table(slot)[values[slot.variable] if slot.variable else 0], (n,))
+                for slot in slots
+            ],
+            axis=1,
+        )
+
+    def chunks(self, seed: int, split: str = "train", documents: int = 1000, start: int = 0) -> Iterator[Chunk]:
+        """An endless stream of chunks of so many documents, from chunk `start` on.
+
+        `split` is "train", or "held_out" for texts made only of combinations that training never saw.
+        """
+        if split not in ("train", "held_out"):
+            raise ValueError(f"split is 'train' or 'held_out', not {split!r}")
+        for number in count(start):
+            rng = np.random.default_rng((seed, number, split == "held_out"))
+            yield self._chunk(rng, split == "held_out", documents, number * documents)
+
+    def _chunk(self, rng: np.random.Generator, held_out: bool, documents: int, first: int) -> Chunk:
+        cast = rng.choice(self._casts[held_out], size=documents)
+        plan = self._plan(rng, documents)
+        fragment_documents = np.flatnonzero(plan.genre == list(GENRES).index("fragments"))
+        random_words, random_labels = fragments(self, rng, len(fragment_documents), held_out)
+        lengths = np.array([len(pattern.sentence) for pattern in self.patterns])[plan.pattern]
+        document_lengths = 1 + np.bincount(plan.document, lengths, documents).astype(np.int64)
+        document_lengths[fragment_documents] = [1 + len(words) for words in random_words]
+
+        starts = np.concatenate([[0], np.cumsum(document_lengths)])
+        tokens = np.zeros(starts[-1], dtype=np.int64)
+        labels = np.zeros(starts[-1], dtype=np.uint64)
+        before = np.cumsum(lengths) - lengths
+        first_sentence = np.searchsorted(plan.document, plan.document)
+        at = starts[plan.document] + 1 + before - before[first_sentence]
+        roles = self._roles(rng, cast, plan.document)
+        for number in np.unique(plan.pattern):
+            rows = np.flatnonzero(plan.pattern == number)
+            sentence, context = self._sentences(rng, self.patterns[number], held_out, {k: v[rows] for k, v in roles.items()})
+            where = at[rows][:, None] + np.arange(sentence.shape[1])
+            tokens[where], labels[where] = sentence, context
+        for document, words, context in zip(fragment_documents, random_words, random_labels, strict=True):
+            span = slice(starts[document] + 1, starts[document + 1])
+            tokens[span], labels[span] = words, context
+        labels |= self.lexical[tokens]
+        return Chunk(tokens, np.repeat(np.arange(documents) + first, document_lengths), labels)
+
+    @cached_property
+    def _casts(self) -> dict[bool, NDArray[np.int64]]:
+        """[cast, 3] all casts of three different names of which every pair is held out (key True) or none is (False)."""
+        n = len(DOMAINS["name"].words)
+        casts = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        a, b, c = casts.T
+        different = (a != b) & (b != c) & (a != c)
+        withheld = np.stack([is_held_out(one, other) for one, other in ((a, b), (b, c), (a, c))])
+        return {True: casts[different & withheld.all(0)], False: casts[different & ~withheld.any(0)]}
+
+    def _roles(
+        self, rng: np.random.Generator, cast: NDArray[np.int64], document: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Who plays `name`, `name2`, `name3` in each sentence: the document's cast in a fresh order."""
+        order = np.argsort(rng.random((len(document), len(CAST))), axis=1)
+        return dict(zip(CAST, np.take_along_axis(cast[document], order, axis=1).T, strict=True))
+
+    @dataclass(frozen=True)
+    class _Plan:
+        genre: NDArray[np.int64]  # [document]
+        document: NDArray[np.int64]  # [sentence], ascending
+        pattern: NDArray[np.int64]  # [sentence]
+
+    def _plan(self, rng: np.random.Generator, documents: int) -> "_Plan":
+        genres = list(GENRES.values())
+        shares = np.array([genre.share for genre in genres])
+        genre = rng.choice(len(genres), size=documents, p=shares / shares.sum())
+        document, pattern = [], []
+        for number, kind in enumerate(genres):
+            if not kind.patterns:
+                continue
+            mine = np.flatnonzero(genre == number)
+            counts = rng.integers(kind.sentences[0], kind.sentences[1] + 1, size=len(mine))
+            document.append(np.repeat(mine, counts))
+            pattern.append(rng.choice(len(self.patterns), size=counts.sum(), p=self._weights[number]))
+        order = np.argsort(np.concatenate(document), kind="stable")
+        return self._Plan(genre, np.concatenate(document)[order], np.concatenate(pattern)[order])
+
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        """[genre, pattern] probability of each pattern."""
+        number = {pattern: i for i, pattern in enumerate(self.patterns)}
+        weights = np.zeros((len(GENRES), len(self.patterns)))
+        for g, genre in enumerate(GENRES.values()):
+            for weight, group in genre.patterns:
+                for pattern in group:
+                    weights[g, number[pattern]] += weight / len(group)
+        return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+
+    def _sentences(
+        self, rng: np.random.Generator, pattern: Template, held_out: bool, roles: Mapping[str, NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Word ids and contextual labels `[sentence, word]` of one pattern, its names played by `roles`."""
+        n = len(next(iter(roles.values())))
+        variables = sizes(pattern.sentence)
+        given = {name: roles[name] for name in variables if name in roles}
+        values = draw(variables, n, rng, pattern, held_out, given)
+        context = np.array([mask(*slot.concepts) for slot in pattern.sentence], dtype=np.uint64)
+        context[0] |= mask("sentence_start")
+        return self.spell(pattern.sentence, values, n), np.broadcast_to(context, (n, len(context)))
+
+
+def fragments(
+    language: Language, rng: np.random.Generator, n: int, held_out: bool
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.uint64]]]:
+    """`n` texts of random words in which fragments come again: what induction heads are for.
+
+    Most texts repeat fragments of two to four words after any number of others, so that the one thing that predicts a
+    copied word is the word before it: a head that looks a fixed distance back, or for longer matches, gains nothing.
+    One text in five repeats itself whole. Words that stand side by side by chance are never a held-out pair (in the
+    held-out split always one).
+    """
+    longest = FRAGMENTS_LENGTH[1]
+    lengths = rng.integers(*FRAGMENTS_LENGTH, size=n)
+    source = np.tile(np.arange(longest), (n, 1))
+    rows, columns = np.arange(n), np.arange(longest)
+    for _ in range(longest // 5):
+        size = rng.choice((2, 2, 3, 3, 4), size=n)
+        start = rng.integers(0, lengths - 2 * size)
+        again = rng.integers(start + size, lengths - size + 1)
+        for step in range(4):
+            copied = rows[step < size]
+            source[copied, again[copied] + step] = source[copied, start[copied] + step]
+    whole = rng.random(n) < 0.2
+    period = rng.integers(5, lengths // 2 + 1)
+    source[whole] = columns % period[whole, None]
+    tokens = np.take_along_axis(_random_words(language, rng, (n, longest), held_out), source, axis=1)
+    labels = np.where(_predictable(tokens), mask("random_words", "repeated_fragment"), mask("random_words"))
+    return (
+        [row[:length] for row, length in zip(tokens, lengths, strict=True)],
+        [row[:length] for row, length in zip(labels, lengths, strict=True)],
+    )
+
+
+def _random_words(
+    language: Language, rng: np.random.Generator, shape: tuple[int, int], held_out: bool
+) -> NDArray[np.int64]:
+    words = rng.integers(len(SPECIAL), len(language.words), size=shape)
+    while True:
+        broken = np.zeros(shape, dtype=bool)
+        broken[:, 1:] = is_held_out(words[:, :-1], words[:, 1:], salt=7) != held_out
+        if not broken.any():
+            return words
+        words[broken] = rng.integers(len(SPECIAL), len(language.words), size=int(broken.sum()))
+
+
+def _predictable(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[text, word] whether the word is the one that followed the last occurrence of the word before it."""
+    before = tokens[:, :-1]
+    earlier = (before[:, :, None] == before[:, None, :]) & np.tri(before.shape[1], k=-1, dtype=bool)
+    last = before.shape[1] - 1 - np.argmax(earlier[:, :, ::-1], axis=2)
+    follower = np.take_along_axis(tokens, last + 1, axis=1)
+    found = np.zeros(tokens.shape, dtype=bool)
+    found[:, 1:] = earlier.any(2) & (follower == tokens[:, 1:])
+    return found

@@ -1,0 +1,74 @@
+"""The options of the `workbench tinytown` commands, which are also those of the functions behind them."""
+
+from dataclasses import dataclass
+
+from workbench.errors import SettingError
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Print texts of Tinytown, one document a line."""
+
+    documents: int = 10
+    """Number of documents."""
+    seed: int = 0
+    """Equal seeds give equal texts."""
+    split: str = "train"
+    """"train", or "held_out": only combinations that training never saw."""
+
+    def __post_init__(self) -> None:
+        if self.documents < 1:
+            raise SettingError(f"--documents must be at least 1, not {self.documents}")
+        if self.seed < 0:
+            raise SettingError(f"--seed must be 0 or more, not {self.seed}")
+        if self.split not in ("train", "held_out"):
+            raise SettingError(f"--split is 'train' or 'held_out', not {self.split!r}")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train the Tinytown model from random weights and save it as a Hugging Face directory with its card."""
+
+    out: str
+    """Directory to write the model to."""
+    tokens: int = 20_000_000
+    """Training tokens; the corpus never repeats."""
+    n_layers: int = 4
+    """Transformer layers."""
+    n_heads: int = 4
+    """Attention heads a layer."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    d_mlp: int = 384
+    """Width of the gated MLP."""
+    context: int = 128
+    """Positions in a context."""
+    batch_size: int = 32
+    """Contexts in a step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW, after 100 steps of warm-up; it falls linearly to 0 over the second half."""
+    weight_decay: float = 0.1
+    """On weight matrices; embeddings and norms have none."""
+    seed: int = 0
+    """Decides the initial weights and the texts."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "n_layers", "n_heads", "d_model", "d_mlp", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.d_model % (2 * self.n_heads):
+            raise SettingError(f"--d-model ({self.d_model}) must be a multiple of 2 x --n-heads ({self.n_heads})")
+        if self.context < 122:
+            raise SettingError(f"--context must be at least 122 to hold the longest document, not {self.context}")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure a model on every skill of Tinytown, on held-out material."""
+
+    model: str = "tinytown"
+    """The model: "tinytown" or a Hugging Face directory with Tinytown's tokenizer."""
+    examples: int = 400
+    """Prompts a skill."""
+    seed: int = 0
+    """Decides the prompts."""

@@ -1,0 +1,87 @@
+"""The skills as tasks: clean and corrupted prompts of equal length, answers and distractors, on held-out material."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import SettingError
+from workbench.tinytown.language import BOS, SPECIAL, Language
+from workbench.tinytown.skills import SKILLS
+from workbench.tinytown.template import Template, draw, is_held_out, sizes
+
+TASKS: tuple[str, ...] = (*SKILLS, "induction")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompt pairs of one length: row i of each array belongs together. All are token ids; prompts begin with `<bos>`."""
+
+    skill: str
+    pattern: str
+    clean: NDArray[np.int64]
+    """[example, position]"""
+    corrupted: NDArray[np.int64]
+    """[example, position], a prompt to which the distractor is the answer."""
+    answer: NDArray[np.int64]
+    """[example]"""
+    distractor: NDArray[np.int64]
+    """[example]"""
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+
+def task_prompts(
+    skill: str, n: int, *, seed: int = 0, held_out: bool = True, language: Language | None = None
+) -> list[Prompts]:
+    """At least `n` examples of a skill, spread evenly over its sentence patterns, one `Prompts` a pattern.
+
+    With `held_out` every example has a combination that training never showed: a pair of names, a fact in a phrasing,
+    a sequence of words. Raises `SettingError` for an unknown skill.
+    """
+    if skill not in TASKS:
+        raise SettingError(f"no task {skill!r}; the tasks are {', '.join(TASKS)}")
+    language = language or Language()
+    rng = np.random.default_rng((seed, TASKS.index(skill)))
+    if skill == "induction":
+        return list(_induction(language, rng, n, held_out))
+    templates = SKILLS[skill]
+    each = -(-n // len(templates))
+    return [_prompts(language, rng, skill, template, each, held_out) for template in templates]
+
+
+def _prompts(
+    language: Language, rng: np.random.Generator, skill: str, template: Template, n: int, held_out: bool
+) -> Prompts:
+    variables = sizes(template.prompt, template.corrupted_prompt, template.answer, template.wrong_answer)
+    values = draw(variables, n, rng, template, held_out)
+    bos = np.full((n, 1), language.ids[BOS])
+    return Prompts(
+        skill=skill,
+        pattern=template.text,
+        clean=np.hstack([bos, language.spell(template.prompt, values, n)]),
+        corrupted=np.hstack([bos, language.spell(template.corrupted_prompt, values, n)]),
+        answer=language.spell(template.answer, values, n)[:, 0],
+        distractor=language.spell(template.wrong_answer, values, n)[:, 0],
+    )
+
+
+def _induction(
+    language: Language, rng: np.random.Generator, n: int, held_out: bool, gaps: tuple[int, ...] = (4, 10, 20, 40)
+) -> Iterator[Prompts]:
+    """`… A B … A` asks for B; corrupted, B was another word. A and B never stood side by side in training's texts."""
+    for gap in gaps:
+        each = -(-n // len(gaps))
+        vocabulary = len(language.words)
+        words = np.empty((each, gap + 4), dtype=np.int64)
+        for row in range(each):
+            words[row] = rng.permutation(np.arange(len(SPECIAL), vocabulary))[: gap + 4]
+        answer, distractor = words[:, -1], words[:, -2]
+        while (broken := is_held_out(words[:, 1], answer, salt=7) != held_out).any():
+            answer[broken] = rng.integers(len(SPECIAL), vocabulary, size=int(broken.sum()))
+        bos = np.full((each, 1), language.ids[BOS])
+        head, middle = words[:, :2], words[:, 2 : gap + 2]
+        pair = [np.hstack([bos, head, word[:, None], middle, head[:, 1:]]) for word in (answer, distractor)]
+        yield Prompts("induction", f"… A B and {gap} words, then A", *pair, answer, distractor)
