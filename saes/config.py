@@ -34,7 +34,7 @@ class TrainConfig:
     k: int = 16
     """topk: how many latents may be active for one token."""
     l1_coefficient: float = 5.0
-    """standard: weight of the L1 penalty, for activations whose mean norm is scaled to sqrt(d_in)."""
+    """standard: weight of the L1 penalty, in units where activations are sqrt(d_in) from their centre on average."""
     tokens: int = 500_000
     """How many activations to train on; a corpus that is shorter is read again."""
     batch_size: int = 1024
@@ -93,7 +93,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
-        return asdict(self) | {"out": str(self.out), "corpus": self.corpus_name}
+        return asdict(self) | {"out": str(self.out), "corpus": self.corpus_name, "overwrite": False}
 
 
 @dataclass(frozen=True)

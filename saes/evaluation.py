@@ -95,7 +95,6 @@ class SAEReport:
         return "\n".join([f"Measured on {self.n_tokens:,} tokens of {self.corpus}:", *lines])
 
 
-@torch.no_grad()
 def evaluate(
     sae: SAE,
     model: HookedModel,
@@ -151,6 +150,7 @@ class _Reconstruction:
         self.squares = self.errors = self.l0 = self.cosine = self.norm = self.ratio = 0.0
         self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
 
+    @torch.no_grad()
     def add(self, x: Float[Tensor, "rows d_in"]) -> None:
         latents = self.sae.encode(x)
         x_hat = self.sae.decode(latents)

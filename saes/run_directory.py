@@ -1,11 +1,12 @@
 """The directory of a training run: config.yaml, metrics.jsonl, checkpoints/, report.json, and the SAE itself."""
 
+import errno
 import json
 import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
@@ -74,11 +75,11 @@ class MetricsLog:
             written = self._file.write(line)
             if written != len(line):
                 os.ftruncate(self._file.fileno(), self._file.tell() - written)
-                raise OSError(28, os.strerror(28))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ saved SAE says so in `metadata.exclude_special_tokens`.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -86,7 +86,7 @@ class SAE(nn.Module, ABC):
 
     @abstractmethod
     def train_step(self, x: Float[Tensor, "rows d_in"], config: TrainConfig, signals: Signals) -> Step:
-        """The loss of a batch scaled to mean norm sqrt(d_in), with gradients to every parameter."""
+        """The loss of a batch (in the scale of `norm_scale`), with gradients to every parameter."""
 
     def constrain_gradient(self) -> None:
         """Called between the backward pass and the optimiser's step."""
@@ -103,8 +103,8 @@ class SAE(nn.Module, ABC):
         return self.b_enc - self.b_dec @ self.W_enc if self.cfg.apply_b_dec_to_input else self.b_enc
 
     @torch.no_grad()
-    def initialise(self, rows: Float[Tensor, "rows d_in"], seed: int) -> Self:
-        """Random unit decoder rows, the encoder their transpose, b_dec the geometric median of `rows`.
+    def initialise(self, centre: Float[Tensor, " d_in"], seed: int) -> "SAE":
+        """Random unit decoder rows, the encoder their transpose, b_dec the centre of the data.
 
         Source: Gao et al. 2024, appendix A.1.
         """
@@ -112,11 +112,11 @@ class SAE(nn.Module, ABC):
         self.W_dec.copy_(random / random.norm(dim=1, keepdim=True))
         self.W_enc.copy_(self.W_dec.T)
         self.b_enc.zero_()
-        self.b_dec.copy_(geometric_median(rows))
+        self.b_dec.copy_(centre)
         return self
 
     @torch.no_grad()
-    def fold(self, scale: float) -> Self:
+    def fold(self, scale: float) -> "SAE":
         """Fold the scale of the input and the decoder's norms into the weights.
 
         An SAE trained on `scale * x` becomes one that takes and returns `x`, with the same reconstruction and unit
@@ -139,9 +139,13 @@ def geometric_median(rows: Float[Tensor, "rows d_in"], iterations: int = 50) -> 
     return median
 
 
-def norm_scale(rows: Float[Tensor, "rows d_in"]) -> float:
-    """The factor that brings the rows' mean norm to sqrt(d_in). Source: Anthropic, April 2024 update."""
-    return rows.shape[1] ** 0.5 / rows.norm(dim=1).mean().item()
+def norm_scale(rows: Float[Tensor, "rows d_in"], centre: Float[Tensor, " d_in"]) -> float:
+    """The factor that brings the rows' mean distance from the centre to sqrt(d_in), so that losses compare.
+
+    Source: Anthropic, April 2024 update; there from the origin, which makes the penalty too strong where the mean is
+    large.
+    """
+    return rows.shape[1] ** 0.5 / (rows - centre).norm(dim=1).mean().item()
 
 
 def normalized_error(reconstruction: Float[Tensor, "rows d_in"], x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:

@@ -4,6 +4,9 @@
 """
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,25 @@ FORMAT_VERSION = "6.54.12"
 
 
 def save_sae(sae: SAE, directory: str | Path) -> None:
-    """Write an SAE, each file whole or not at all; the weights first, so that a cfg.json always has its weights.
+    """Write an SAE whole or not at all: both files are complete before either takes its place.
 
     Raises `OSError` if the disk is full or the directory cannot be written.
     """
     directory = Path(directory)
-    write_tensors(directory / WEIGHTS_FILE, sae.state_dict())
-    write_json(directory / CONFIG_FILE, _to_cfg(sae))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+    try:
+        write_tensors(stage / WEIGHTS_FILE, sae.state_dict())
+        write_json(stage / CONFIG_FILE, _to_cfg(sae))
+        directory.mkdir(exist_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            os.replace(stage / name, directory / name)
+    finally:
+        shutil.rmtree(stage)
 
 
 def load_sae(directory: str | Path, device: str | torch.device = "cpu") -> SAE:
-    """Read an SAE that this workbench or SAELens saved, in 32-bit floats.
+    """Read an SAE that this workbench or SAELens saved, as 32-bit floats that need no gradient.
 
     Raises `DamagedFile`, naming the file, if one is missing or truncated, if its architecture is unknown, or if the
     weights do not have the shapes that cfg.json promises.
@@ -80,6 +91,8 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
     for name in ("d_in", "d_sae", *(["k"] if architecture == "topk" else [])):
         if not isinstance(cfg.get(name), int) or cfg[name] < 1:
             raise DamagedFile(f"{path} must give {name} as a whole number above 0, not {cfg.get(name)!r}")
+    if architecture == "topk" and cfg["k"] > cfg["d_sae"]:
+        raise DamagedFile(f"{path}: k must be at most d_sae ({cfg['d_sae']}), not {cfg['k']}")
     metadata = cfg.get("metadata") or {}
     return architecture, SAEConfig(
         cfg["d_in"], cfg["d_sae"], cfg.get("k"), cfg.get("apply_b_dec_to_input", True), metadata
@@ -91,10 +104,10 @@ def _fill(sae: SAE, tensors: dict[str, Tensor], path: Path) -> None:
     if own.keys() != tensors.keys():
         odd = ", ".join(sorted(own.keys() ^ tensors.keys()))
         raise DamagedFile(f"{path} should hold the tensors {', '.join(own)}; missing or surplus: {odd}")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            found, wanted = list(tensor.shape), list(own[name].shape)
+    for name, parameter in own.items():
+        found, wanted = list(tensors[name].shape), list(parameter.shape)
+        if found != wanted:
             raise DamagedFile(f"{path}: {name} has the shape {found} where {CONFIG_FILE} promises {wanted}")
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])

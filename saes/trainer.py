@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
-from saes.sae import SAE, SAEConfig, Signals, Step, norm_scale, normalized_error
+from saes.sae import SAE, SAEConfig, Signals, Step, geometric_median, norm_scale, normalized_error
 from workbench.errors import TrainingError
 
 
@@ -35,10 +35,11 @@ class Trainer:
         if not sample.isfinite().all():
             raise TrainingError(f"the activations at {config.site} hold NaN or infinity; the model may be damaged")
         self.config = config
-        self.scale = norm_scale(sample)
+        centre = geometric_median(sample)
+        self.scale = norm_scale(sample, centre)
         k = config.k if config.architecture == "topk" else None
         cfg = SAEConfig(sample.shape[1], config.d_sae, k, metadata=metadata)
-        self.sae: SAE = ARCHITECTURES[config.architecture](cfg).initialise(sample * self.scale, config.seed)
+        self.sae: SAE = ARCHITECTURES[config.architecture](cfg).initialise(centre * self.scale, config.seed)
         self.sae.to(sample.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         self.steps = 0

@@ -18,7 +18,7 @@ class TopK(SAE):
     architecture = "topk"
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        code = encode_top_k(x.flatten(0, -2), self.W_enc, self.encoder_bias, self.cfg.k)
+        code = encode_top_k(x.reshape(-1, self.cfg.d_in), self.W_enc, self.encoder_bias, self.cfg.k)
         return to_dense(code, self.cfg.d_sae).view(*x.shape[:-1], self.cfg.d_sae)
 
     def train_step(self, x: Float[Tensor, "rows d_in"], config: TrainConfig, signals: Signals) -> Step:

@@ -8,7 +8,7 @@ from torch import Tensor
 class Dictionary:
     """Unit directions in superposition: each row is the mean plus a few directions, each with a strength of 1 to 2."""
 
-    def __init__(self, n_features: int = 96, d_in: int = 48, active: int = 3, seed: int = 0) -> None:
+    def __init__(self, n_features: int = 96, d_in: int = 48, active: int = 3, seed: int = 2024) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(n_features, d_in, generator=self.generator)
         self.directions = directions / directions.norm(dim=1, keepdim=True)

@@ -1,0 +1,96 @@
+"""The commands, as typed."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from saes import cli, training
+from saes.storage import load_sae
+from workbench.cli.main import run_command
+
+
+def run(command, *arguments):
+    return run_command(f"sae {command}", {"train": cli.train, "eval": cli.evaluate}[command], [*map(str, arguments)])
+
+
+def options(config):
+    """The settings of a run as options of the command."""
+    skipped = ("overwrite", "device")
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in config.to_dict().items())
+    return [part for name, value in pairs if name[2:] not in skipped for part in (name, value)]
+
+
+def test_train_then_eval(small, capsys):
+    config = small()
+    assert run("train", *options(config)) == 0
+    printed = capsys.readouterr().out
+    assert "Trained on 5,120 tokens" in printed
+    assert "loss recovered" in printed
+
+    assert run("eval", config.out, "--tokens", 500, "--json") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured == {key: pytest.approx(value) for key, value in training_report(config).items() if key in measured}
+    assert {"l0", "fvu", "ce_clean", "ce_spliced", "ce_zero", "kl", "dead"} <= set(measured)
+
+
+def training_report(config):
+    return json.loads((config.out / "report.json").read_text())
+
+
+def test_a_config_file_with_an_option_over_it(small, tmp_path, capsys):
+    config = small()
+    training.train(config)
+    assert run("train", "--config", config.out / "config.yaml", "--out", tmp_path / "again", "--seed", 0) == 0
+    first, second = ((out / "sae_weights.safetensors").read_bytes() for out in (config.out, tmp_path / "again"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["--site", "blocks.1.hook_resid_pots"], 1, "hook_resid_post"),
+        (["--model", "no/such/model"], 1, "no/such/model"),
+        (["--corpus", "no-such-file.txt"], 1, "no-such-file.txt"),
+        (["--k", "0"], 2, "k must be at least 1"),
+    ],
+)
+def test_mistakes_cost_one_line(small, capsys, arguments, status, complaint):
+    config = small()
+    assert run("train", *options(config), *arguments) == status
+    error = capsys.readouterr().err.strip().splitlines()
+    assert complaint in error[-1]
+    assert not config.out.exists()
+
+
+def test_an_empty_corpus(small, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("")
+    assert run("train", *options(small(corpus=str(tmp_path / "empty.txt")))) == 1
+    assert "empty" in capsys.readouterr().err
+
+
+def test_eval_of_a_damaged_sae(small, capsys):
+    config = small()
+    training.train(config)
+    path = config.out / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert run("eval", config.out) == 1
+    assert "sae_weights.safetensors is truncated" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
+    config, steps = small(), []
+    honest = training.Trainer.step
+
+    def step(trainer, rows):
+        steps.append(trainer.steps)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(trainer, rows)
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    assert run("train", *options(config)) == 1
+    assert "interrupted after 896 of 5,120 tokens; the SAE as it stood is saved in" in capsys.readouterr().err
+    assert load_sae(config.out).cfg.d_sae == 64
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,157 @@
+"""Reports against computations made apart from the code that makes them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from saes.architectures.standard import Standard
+from saes.architectures.topk import TopK
+from saes.evaluation import SAEReport, evaluate
+from saes.sae import SAEConfig
+from workbench.corpus import open_corpus
+from workbench.errors import SettingError
+
+SITE = "blocks.1.hook_resid_post"
+D = 32
+
+
+@pytest.fixture
+def model(hooked):
+    return hooked("gpt2")
+
+
+@pytest.fixture
+def corpus(model, text_file):
+    return open_corpus(text_file, model.tokenizer, context=32)
+
+
+def standard(W_enc, W_dec, b_dec=None):
+    sae = Standard(SAEConfig(D, len(W_dec), apply_b_dec_to_input=False, metadata={"hook_name": SITE}))
+    with torch.no_grad():
+        sae.W_enc.copy_(W_enc)
+        sae.W_dec.copy_(W_dec)
+        sae.b_dec.copy_(torch.zeros(D) if b_dec is None else b_dec)
+    return sae
+
+
+def identity():
+    """relu(x) - relu(-x) = x."""
+    both = torch.cat([torch.eye(D), -torch.eye(D)])
+    return standard(both.T, both)
+
+
+def constant(value):
+    return standard(torch.zeros(D, 4), torch.zeros(4, D), value)
+
+
+def by_hugging_face(model, corpus, n_tokens, replace=None):
+    """Activations at text tokens, and log-probabilities where the next token is text, from Hugging Face's own model."""
+    hf, special = model.bridge.original_model, model.tokenizer.bos_token_id
+    rows, kept_log_probs, targets = [], [], []
+    for batch in corpus.batches(32):
+        keep = (batch.tokens != special) & (batch.documents >= 0)
+
+        def hook(_, __, output, keep=keep):
+            x = output[0] if isinstance(output, tuple) else output
+            rows.append(x[keep].numpy().astype(np.float64))
+            if replace is None:
+                return None
+            x = torch.where(keep[..., None], replace(x), x)
+            return (x, *output[1:]) if isinstance(output, tuple) else x
+
+        handle = hf.transformer.h[1].register_forward_hook(hook)
+        with torch.no_grad():
+            logits = hf(batch.tokens).logits
+        handle.remove()
+        log_probs = logits.double().log_softmax(-1)[:, :-1][keep[:, 1:]].numpy()
+        kept_log_probs.append(log_probs)
+        targets.append(batch.tokens[:, 1:][keep[:, 1:]].numpy())
+        if sum(map(len, rows)) >= n_tokens:
+            break
+    return np.concatenate(rows), np.concatenate(kept_log_probs), np.concatenate(targets)
+
+
+def cross_entropy(log_probs, targets):
+    return -log_probs[np.arange(len(targets)), targets].mean()
+
+
+def test_the_identity_loses_nothing(model, corpus):
+    report = evaluate(identity(), model, corpus, 1000)
+    assert report.fvu == pytest.approx(0, abs=1e-12)
+    assert report.ce_spliced == pytest.approx(report.ce_clean, abs=1e-6)
+    assert report.kl == pytest.approx(0, abs=1e-6)
+    assert (report.cosine, report.norm_ratio) == (pytest.approx(1), pytest.approx(1))
+    assert report.l0 == D  # each coordinate is positive or negative
+
+
+def test_zeros_recover_nothing(model, corpus):
+    report = evaluate(constant(torch.zeros(D)), model, corpus, 1000)
+    assert report.ce_spliced == report.ce_zero != report.ce_clean
+    assert (report.l0, report.dead) == (0, 1)
+
+
+def test_the_mean_explains_nothing(model, corpus):
+    rows, _, _ = by_hugging_face(model, corpus, 1000)
+    report = evaluate(constant(torch.tensor(rows.mean(0))), model, corpus, 1000)
+    assert report.fvu == pytest.approx(1, abs=1e-6)
+    assert report.explained_variance == pytest.approx(0, abs=1e-6)
+
+
+def test_every_figure_against_numpy_and_hugging_face(model, corpus):
+    x = torch.from_numpy(by_hugging_face(model, corpus, 4000)[0])
+    sae = TopK(SAEConfig(D, 48, 3, metadata={"hook_name": SITE})).initialise(x.mean(0).float(), 0)
+    sae.requires_grad_(False)
+    rows, clean, targets = by_hugging_face(model, corpus, 1000)
+    _, spliced, _ = by_hugging_face(model, corpus, 1000, sae)
+    _, zeroed, _ = by_hugging_face(model, corpus, 1000, torch.zeros_like)
+
+    latents = sae.encode(torch.from_numpy(rows).float()).double().numpy()
+    x_hat = latents @ sae.W_dec.double().numpy() + sae.b_dec.double().numpy()
+    norms, norms_hat = np.linalg.norm(rows, axis=1), np.linalg.norm(x_hat, axis=1)
+
+    report = evaluate(sae, model, corpus, 1000)
+    assert report.n_tokens == len(rows)
+    expected = {
+        "l0": (latents > 0).sum(1).mean(),
+        "fvu": ((rows - x_hat) ** 2).sum() / ((rows - rows.mean(0)) ** 2).sum(),
+        "cosine": ((rows * x_hat).sum(1) / norms / norms_hat).mean(),
+        "norm": norms.mean(),
+        "norm_ratio": (norms_hat / norms).mean(),
+        "dead": (latents.max(0) == 0).mean(),
+        "ce_clean": cross_entropy(clean, targets),
+        "ce_spliced": cross_entropy(spliced, targets),
+        "ce_zero": cross_entropy(zeroed, targets),
+        "kl": (np.exp(clean) * (clean - spliced)).sum(1).mean(),
+    }
+    assert {name: getattr(report, name) for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert 0 < report.dead < 1
+
+
+def report(**figures):
+    blank = dict.fromkeys(("l0", "fvu", "cosine", "norm", "norm_ratio", "dead", "ce_clean", "ce_spliced", "kl"), 0.0)
+    return SAEReport(corpus="text", n_tokens=10, d_sae=8, **(blank | figures))
+
+
+def test_loss_recovered():
+    assert report(ce_clean=2.0, ce_spliced=2.0, ce_zero=6.0).loss_recovered == 1
+    assert report(ce_clean=2.0, ce_spliced=6.0, ce_zero=6.0).loss_recovered == 0
+    assert report(ce_clean=2.0, ce_spliced=3.0, ce_zero=6.0).loss_recovered == 0.75
+    harmless = report(ce_clean=2.0, ce_spliced=3.0, ce_zero=2.0)
+    assert math.isnan(harmless.loss_recovered)
+    assert harmless.to_dict()["loss_recovered"] is None
+    assert "zeroing does no harm" in str(harmless)
+
+
+def test_an_sae_of_another_width_is_refused(model, corpus):
+    sae = Standard(SAEConfig(16, 8, metadata={"hook_name": SITE}))
+    with pytest.raises(SettingError, match=r"takes 16 dimensions, and blocks\.1\.hook_resid_post of this model has 32"):
+        evaluate(sae, model, corpus, 100)
+
+
+def test_an_attention_site_with_heads(model, corpus):
+    """hook_z is [batch pos head d_head]; the SAE sees the heads side by side."""
+    sae = identity()
+    sae.cfg.metadata["hook_name"] = "blocks.1.attn.hook_z"
+    assert evaluate(sae, model, corpus, 300).ce_spliced == pytest.approx(evaluate(sae, model, corpus, 300).ce_clean)
