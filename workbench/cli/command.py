@@ -54,6 +54,4 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
 
 
 def required_fields(options: type) -> set[str]:
-    return {
-        field.name for field in fields(options) if field.default is MISSING and field.default_factory is MISSING
-    }
+    return {field.name for field in fields(options) if field.default is MISSING and field.default_factory is MISSING}

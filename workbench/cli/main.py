@@ -120,7 +120,14 @@ def _overview(known: dict[str, Any]) -> str:
     width = max(len(name) for name in known)
     lines = [f"  {name:<{width}}  {entry.load().summary}" for name, entry in sorted(known.items())]
     return "\n".join(
-        ["Interp Workbench: open up language models.", "", "Commands:", *lines, "", "`workbench COMMAND --help` says more."]
+        [
+            "Interp Workbench: open up language models.",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "`workbench COMMAND --help` says more.",
+        ]
     )
 
 

@@ -109,10 +109,7 @@ class Language:
     def spell(self, slots: tuple[Slot, ...], values: Mapping[str, NDArray[np.int64]], n: int) -> NDArray[np.int64]:
         """Word ids `[n, word]` of `n` copies of a pattern whose variables have these values."""
         return np.stack(
-            [
-                np.broadcast_to(self.table(slot)[values[slot.variable] if slot.variable else 0], (n,))
-                for slot in slots
-            ],
+            [np.broadcast_to(self.table(slot)[values[slot.variable] if slot.variable else 0], (n,)) for slot in slots],
             axis=1,
         )
 
@@ -145,7 +142,9 @@ class Language:
         roles = self._roles(rng, cast, plan.document)
         for number in np.unique(plan.pattern):
             rows = np.flatnonzero(plan.pattern == number)
-            sentence, context = self._sentences(rng, self.patterns[number], held_out, {k: v[rows] for k, v in roles.items()})
+            sentence, context = self._sentences(
+                rng, self.patterns[number], held_out, {k: v[rows] for k, v in roles.items()}
+            )
             where = at[rows][:, None] + np.arange(sentence.shape[1])
             tokens[where], labels[where] = sentence, context
         for document, words, context in zip(fragment_documents, random_words, random_labels, strict=True):

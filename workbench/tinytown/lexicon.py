@@ -101,9 +101,7 @@ _grand, _grande = _pairs(
 )
 
 _day = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
-_month = tuple(
-    "January February March April May June July August September October November December".split()
-)
+_month = tuple("January February March April May June July August September October November December".split())
 _number = tuple(
     """one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty""".split()

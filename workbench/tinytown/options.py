@@ -58,8 +58,8 @@ class TrainOptions:
                 raise SettingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.d_model % (2 * self.n_heads):
             raise SettingError(f"--d-model ({self.d_model}) must be a multiple of 2 x --n-heads ({self.n_heads})")
-        if self.context < 122:
-            raise SettingError(f"--context must be at least 122 to hold the longest document, not {self.context}")
+        if self.context < 32:
+            raise SettingError(f"--context must be at least 32 positions, not {self.context}")
 
 
 @dataclass(frozen=True)

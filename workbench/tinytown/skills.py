@@ -179,8 +179,10 @@ BRACKETS = [
 def _sentiment(text: str) -> Iterable[Template]:
     """A judgement and the feeling that follows from it, with or without a negation."""
     for quality, mood, opposite in (("{good}", "{glad}", "{glad.sad}"), ("{bad}", "{glad.sad}", "{glad}")):
-        for word, other, feeling, wrong in (("{very|really|quite}", "{not|never}", mood, opposite),
-                                            ("{not|never}", "{very|really|quite}", opposite, mood)):
+        for word, other, feeling, wrong in (
+            ("{very|really|quite}", "{not|never}", mood, opposite),
+            ("{not|never}", "{very|really|quite}", opposite, mood),
+        ):
             negated = "^negated" if "not" in word else ""
             yield Template(
                 text.replace("{W}", word).replace("{Q}", quality + negated).replace("{M}", feeling),
@@ -204,9 +206,13 @@ SENTIMENT = [
 
 def _succession(domain: str, text: str, salt: int) -> Template:
     return Template(
-        text.replace("{0}", f"{{{domain}}}").replace("{1}", f"{{{domain}.next1}}")
-        .replace("{2}", f"{{{domain}.next2}}").replace("{3}", f"{{{domain}.next3}}^next_in_order"),
-        corrupted=text.split(" => ")[0].replace("{0}", f"{{{domain}2}}").replace("{1}", f"{{{domain}2.next1}}")
+        text.replace("{0}", f"{{{domain}}}")
+        .replace("{1}", f"{{{domain}.next1}}")
+        .replace("{2}", f"{{{domain}.next2}}")
+        .replace("{3}", f"{{{domain}.next3}}^next_in_order"),
+        corrupted=text.split(" => ")[0]
+        .replace("{0}", f"{{{domain}2}}")
+        .replace("{1}", f"{{{domain}2.next1}}")
         .replace("{2}", f"{{{domain}2.next2}}"),
         distractor=f"{{{domain}2.next3}}",
         key=(domain,),

@@ -79,7 +79,10 @@ def _induction(
         for row in range(each):
             words[row] = rng.permutation(np.arange(len(SPECIAL), vocabulary))[: gap + 4]
         answer, distractor = words[:, -1], words[:, -2]
-        while (broken := is_held_out(words[:, 1], answer, salt=7) != held_out).any():
+        while True:
+            broken = (is_held_out(words[:, 1], answer, salt=7) != held_out) | (words[:, :-1] == words[:, -1:]).any(1)
+            if not broken.any():
+                break
             answer[broken] = rng.integers(len(SPECIAL), vocabulary, size=int(broken.sum()))
         bos = np.full((each, 1), language.ids[BOS])
         head, middle = words[:, :2], words[:, 2 : gap + 2]

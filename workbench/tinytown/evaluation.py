@@ -1,0 +1,54 @@
+"""How well a model knows Tinytown: every skill on held-out material, and the loss on repeated random words."""
+
+from dataclasses import dataclass
+
+import torch
+
+from workbench.heads import HeadScores, head_scores
+from workbench.model import HookedModel
+from workbench.tinytown.language import Language
+from workbench.tinytown.tasks import TASKS, Prompts, task_prompts
+
+
+@dataclass(frozen=True)
+class SkillScore:
+    """One skill on held-out prompts."""
+
+    skill: str
+    accuracy: float
+    """Share of prompts whose answer has a higher logit than the distractor."""
+    logit_difference: float
+    """Mean logit of the answer minus that of the distractor."""
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every skill, and what the attention heads do on repeated random words."""
+
+    skills: tuple[SkillScore, ...]
+    heads: HeadScores
+
+    def __str__(self) -> str:
+        lines = [f"{'skill':<16}{'accuracy':>10}{'logit difference':>20}{'prompts':>10}"]
+        lines += [f"{s.skill:<16}{s.accuracy:>10.1%}{s.logit_difference:>20.2f}{s.prompts:>10}" for s in self.skills]
+        return "\n".join([*lines, "", str(self.heads)])
+
+
+def evaluate(model: HookedModel, *, examples: int = 400, seed: int = 0) -> Evaluation:
+    """Measure a model on `examples` held-out prompts a skill, and on repeated random words."""
+    language = Language()
+    skills = tuple(_score(model, task_prompts(skill, examples, seed=seed, language=language)) for skill in TASKS)
+    return Evaluation(skills, head_scores(model, batch=32, seed=seed))
+
+
+def _score(model: HookedModel, task: list[Prompts]) -> SkillScore:
+    difference = torch.cat([logit_difference(model, prompts) for prompts in task])
+    return SkillScore(task[0].skill, (difference > 0).float().mean().item(), difference.mean().item(), len(difference))
+
+
+def logit_difference(model: HookedModel, prompts: Prompts) -> torch.Tensor:
+    """`[example]` logit of the answer minus that of the distractor, after the clean prompt."""
+    logits = model.run(torch.from_numpy(prompts.clean)).logits[:, -1].cpu()
+    answer, distractor = (torch.from_numpy(ids)[:, None] for ids in (prompts.answer, prompts.distractor))
+    return (logits.gather(1, answer) - logits.gather(1, distractor))[:, 0]
