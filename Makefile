@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 app: env
-	$(BIN)/workbench app --open
+	$(BIN)/workbench app
 
 test: env
 	@sh tests/browser/chromium.sh

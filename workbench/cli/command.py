@@ -1,4 +1,4 @@
-"""A command: a summary, a dataclass of options, and the function that takes it. Named lazily, so that help stays fast."""
+"""A command: a summary, a dataclass of options, and the function that takes it, named lazily so that help is fast."""
 
 import difflib
 import importlib
@@ -18,7 +18,7 @@ class Command:
     options: str
     """`module:Dataclass` whose fields are the options; its module must import nothing heavy."""
     run: str
-    """`module:function` called with the options. What it returns is printed: `str(result)`, or JSON of the dataclass."""
+    """`module:function` called with the options. What it returns is printed, as text or as JSON."""
 
     def load_options(self) -> type:
         return _load(self.options)

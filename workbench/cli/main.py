@@ -14,6 +14,7 @@ from workbench.cli.command import Command, read_config, required_fields
 from workbench.errors import SettingError, WorkbenchError
 
 GROUP = "workbench.commands"
+EVERY_COMMAND = "Also: --config FILE.yaml (options override it), --json (print the result as JSON)."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def run_command(name: str, command: Command, arguments: list[str]) -> int:
 
 
 def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]:
-    """The options dataclass, from defaults, then the `--config` file, then the command line; and whether JSON was asked for."""
+    """The options, from defaults, then the `--config` file, then the command line; and whether JSON was asked for."""
     import tyro
 
     arguments = list(arguments)
@@ -64,14 +65,13 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
             raise SettingError("--config needs the path of a YAML file")
         settings = read_config(arguments[at + 1], options)
         del arguments[at : at + 2]
-    blanks = {field: tyro.MISSING for field in required_fields(options) - settings.keys()}
+    blanks = dict.fromkeys(required_fields(options) - settings.keys(), tyro.MISSING)
     parsed = tyro.cli(
         options,
         prog=f"workbench {name}",
-        description=f"{options.__doc__}\n\nAlso: --config FILE.yaml (options override it), --json (print the result as JSON).",
+        description=f"{options.__doc__}\n\n{EVERY_COMMAND}",
         args=arguments,
         default=_unvalidated(options, blanks | settings),
-        config=(tyro.conf.FlagConversionOff,),
     )
     return parsed, as_json
 

@@ -6,21 +6,22 @@ from workbench.tinytown.options import TrainOptions
 TEXT = """\
 # The Tinytown model
 
-A Llama of {n_layers} layers, {n_heads} heads, d_model {d_model}, d_mlp {d_mlp}, rotary positions, {context} positions of
-context: small enough to study whole, trained only on Tinytown (see `workbench/tinytown/language.py`), a language whose
+A Llama of {n_layers} layers, {n_heads} heads, d_model {d_model}, d_mlp {d_mlp}, rotary positions, a context of
+{context} tokens: small enough to study whole, trained only on Tinytown (see `workbench/tinytown/language.py`), a language whose
 every concept is known.
 
 Made by
 
     workbench tinytown train --out DIR {changed}
 
-in float32: {tokens:,} tokens, none seen twice, batches of {batch_size} contexts, AdamW with a peak learning rate of
-{learning_rate:g} (100 steps of warm-up, linear fall to 0 over the second half), weight decay {weight_decay:g}, seed {seed}.
+in float32: {tokens:,} tokens, none seen twice, batches of {batch_size} contexts, AdamW with a peak learning rate
+of {learning_rate:g} (100 steps of warm-up, linear fall to 0 over the second half), weight decay {weight_decay:g},
+seed {seed}.
 
 ## Skills, on held-out material
 
-Each prompt has a combination that training never showed: a pair of names, a fact in a phrasing, a noun with an attractor, a
-sequence of words. Accuracy is the share of prompts on which the answer's logit is above the distractor's.
+Each prompt has a combination that training never showed: a pair of names, a fact in a phrasing, a noun with an
+attractor, a sequence of words. Accuracy is the share of prompts on which the answer's logit is above the distractor's.
 
 | skill | accuracy | mean logit difference | prompts |
 |---|---|---|---|
@@ -28,8 +29,8 @@ sequence of words. Accuracy is the share of prompts on which the answer's logit 
 
 ## Repeated random words
 
-On `<bos> A A`, A being {length} random words, the loss is {first:.2f} nats a word on the first copy and {second:.2f} on the
-second: {drop:.0%} lower. Mean attention on the stripe, best heads (a perfect head scores 1):
+On `<bos> A A`, A being {length} random words, the loss is {first:.2f} nats a word on the first copy and {second:.2f}
+on the second: {drop:.0%} lower. Mean attention on the stripe, best heads (a perfect head scores 1):
 
 | previous token | duplicate token | induction |
 |---|---|---|

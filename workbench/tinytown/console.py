@@ -29,7 +29,7 @@ def train(options: TrainOptions) -> str:
     from workbench.model import load_model
     from workbench.tinytown.card import card
     from workbench.tinytown.evaluation import evaluate as measure
-    from workbench.tinytown.training import train_model, save_model
+    from workbench.tinytown.training import save_model, train_model
 
     out = Path(options.out)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))

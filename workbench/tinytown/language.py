@@ -155,7 +155,7 @@ class Language:
 
     @cached_property
     def _casts(self) -> dict[bool, NDArray[np.int64]]:
-        """[cast, 3] all casts of three different names of which every pair is held out (key True) or none is (False)."""
+        """[cast, 3] casts of three different names of which every pair is held out (key True) or none is (False)."""
         n = len(DOMAINS["name"].words)
         casts = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
         a, b, c = casts.T

@@ -72,7 +72,7 @@ _thing, _things = _pairs(
     cup/cups plate/plates spoon/spoons knife/knives basket/baskets bottle/bottles letter/letters picture/pictures
     mirror/mirrors candle/candles chair/chairs table/tables blanket/blankets pillow/pillows drum/drums flute/flutes
     violin/violins kite/kites doll/dolls rope/ropes ladder/ladders hammer/hammers bucket/buckets wheel/wheels cart/carts
-    boat/boats flag/flags map/maps pen/pens brush/brushes"""
+    boat/boats flag/flags map/maps pen/pens brush/brushes drink/drinks"""
 )
 _person, _persons = _pairs(
     """boy/boys girl/girls child/children neighbour/neighbours stranger/strangers guest/guests king/kings queen/queens
@@ -82,7 +82,8 @@ _noun = _animal + _thing + _person
 _nouns = _animals + _things + _persons
 _verb_s, _verb_p = _pairs(
     """runs/run sleeps/sleep jumps/jump waits/wait sings/sing falls/fall moves/move stands/stand shines/shine
-    grows/grow stays/stay rests/rest turns/turn hides/hide is/are was/were has/have looks/look seems/seem smells/smell"""
+    grows/grow stays/stay rests/rest turns/turn hides/hide is/are was/were has/have looks/look seems/seem
+    smells/smell"""
 )
 
 _masculine, _masculine_english = _pairs(

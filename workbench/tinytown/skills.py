@@ -1,4 +1,4 @@
-"""The sentences of Tinytown: each skill with its clean and corrupted prompts, and the filler that joins them into texts."""
+"""The sentences of Tinytown: each skill with its clean and corrupted prompts, and the filler that joins them."""
 
 from collections.abc import Iterable
 
@@ -99,7 +99,7 @@ AGREEMENT = [
 
 
 def _facts(subject: str, form: str, texts: Iterable[str], salt: int) -> list[Template]:
-    """Stored facts: each phrasing withholds other subjects, so a held-out question is a known fact in a known phrasing."""
+    """Stored facts. Each phrasing withholds other subjects: held out is a known fact in a phrasing known from others."""
     return [
         Template(
             text.replace("{S}", f"{{{subject}}}").replace("{F}", f"{{{subject}.{form}}}^stored_fact"),

@@ -16,7 +16,7 @@ TASKS: tuple[str, ...] = (*SKILLS, "induction")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompt pairs of one length: row i of each array belongs together. All are token ids; prompts begin with `<bos>`."""
+    """Prompt pairs of one length, as token ids; row i of each array belongs together. Prompts begin with `<bos>`."""
 
     skill: str
     pattern: str

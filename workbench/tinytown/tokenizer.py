@@ -1,9 +1,12 @@
 """The word-level tokenizer of Tinytown as an ordinary Hugging Face tokenizer."""
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from workbench.tinytown.language import BOS, UNKNOWN, Language
+
+_MARKS = Regex(r"==|[^\w\s]")
+"""Marks that are words of their own, also where no space parts them from a word."""
 
 
 def build_tokenizer(language: Language, context: int) -> PreTrainedTokenizerFast:

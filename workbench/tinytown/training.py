@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM], None]) -> LlamaForCausalLM:
-    """Train from random weights; equal options on an equal machine give equal weights. Raises `TrainingError` on NaN."""
+    """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN."""
     torch.manual_seed(options.seed)
     model = new_model(options)
     optimizer = _optimizer(model, options)
