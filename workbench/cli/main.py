@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usa
 
 import dataclasses
 import difflib
+import inspect
 import json
 import sys
 from importlib.metadata import entry_points
@@ -69,7 +70,7 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
     parsed = tyro.cli(
         options,
         prog=f"workbench {name}",
-        description=f"{options.__doc__}\n\n{EVERY_COMMAND}",
+        description=f"{inspect.cleandoc(options.__doc__)}\n\n{EVERY_COMMAND}",
         args=arguments,
         default=_unvalidated(options, blanks | settings),
     )

@@ -7,8 +7,8 @@ TEXT = """\
 # The Tinytown model
 
 A Llama of {n_layers} layers, {n_heads} heads, d_model {d_model}, d_mlp {d_mlp}, rotary positions, a context of
-{context} tokens: small enough to study whole, trained only on Tinytown (see `workbench/tinytown/language.py`), a language whose
-every concept is known.
+{context} tokens: small enough to study whole, trained only on Tinytown (see `workbench/tinytown/language.py`), a
+language whose every concept is known.
 
 Made by
 

@@ -2,8 +2,8 @@
 
 A pattern is words separated by spaces. `{name}` is a variable: its domain is its name without trailing digits, so
 `{name}` and `{name2}` are two different names. `{name.he}` is a form of the same variable, `{went|ran}` a free choice
-of words. `<inside_quotes> … </inside_quotes>` marks the words between with a concept, `word^negated` one word. `=>` stands
-before the word that a skill is about: what comes before it is the prompt, the word after it the answer.
+of words. `<inside_quotes> … </inside_quotes>` marks the words between with a concept, `word^negated` one word. `=>`
+stands before the word that a skill is about: what comes before it is the prompt, the word after it the answer.
 """
 
 import re
