@@ -19,8 +19,9 @@ from transformers import (
 
 TEXT = "The cat sat on the mat, and the dog ran after the cat. Where is the café? It is near the old stone bridge."
 VOCABULARY = 300
+_TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
 _SMALL = {
-    "vocab_size": VOCABULARY,
+    **_TOKENS,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -33,13 +34,13 @@ _GROUPED = {**_SMALL, "num_key_value_heads": 2, "head_dim": 8}
 def configs() -> dict[str, PreTrainedConfig]:
     """A configuration for each architecture: three layers, four heads, d_model 32, 64 positions."""
     return {
-        "gpt2": GPT2Config(vocab_size=VOCABULARY, n_layer=3, n_head=4, n_embd=32, n_positions=64),
+        "gpt2": GPT2Config(**_TOKENS, n_layer=3, n_head=4, n_embd=32, n_positions=64),
         "neox": GPTNeoXConfig(**_SMALL),
         "llama": LlamaConfig(**_GROUPED),
         "gemma2": Gemma2Config(**_GROUPED, query_pre_attn_scalar=8, sliding_window=4),
         "qwen3": Qwen3Config(**_GROUPED),
         "mixtral": MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2),
-        "bloom": BloomConfig(vocab_size=VOCABULARY, n_layer=3, n_head=4, hidden_size=32),
+        "bloom": BloomConfig(**_TOKENS, n_layer=3, n_head=4, hidden_size=32),
     }
 
 

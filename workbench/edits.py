@@ -1,10 +1,10 @@
 """Edits: changes to the activation at a site during a run.
 
-An edit names a site (a pattern with `*` edits every layer), and may be restricted to some heads and positions; the rest of
-the activation stays as it is. Edits at one site apply in the order given.
+An edit names a site (a pattern with `*` edits every layer), and may be restricted to some heads and positions; the rest
+of the activation stays as it is. Edits at one site apply in the order given.
 
-Positions count from the start of the sequence; a negative one counts back from the end of the tokens handed in, which in
-generation is the end of the *prompt*. A slice left open at its end covers everything that is generated. At attention
+Positions count from the start of the sequence; a negative one counts back from the end of the tokens handed in, which
+in generation is the end of the *prompt*. A slice left open at its end covers everything that is generated. At attention
 scores and patterns, positions select queries.
 
 Tensors given to an edit broadcast, by NumPy's rules, against the selected part of the activation:
@@ -119,7 +119,7 @@ def _refuse_repeats(noun: str, chosen: list[int]) -> None:
 
 def _fit(value: Tensor, part: Tensor, dim: int, n_chosen: int, rows: list[int]) -> Tensor:
     """`value` on the device and in the dtype of `part`, with only the rows that are being computed."""
-    full = part.shape[:dim] + (n_chosen,) + part.shape[dim + 1 :]
+    full = (*part.shape[:dim], n_chosen, *part.shape[dim + 1 :])
     if value.ndim > len(full) or any(
         have not in (1, want) for have, want in zip(value.shape[::-1], full[::-1], strict=False)
     ):
@@ -170,8 +170,8 @@ def ablate(
 ) -> Edit:
     """Take away what the activation says about this input.
 
-    zero: put zeros. mean: put `value`, a mean over other inputs. resample: put `value`, the activation of another run, or,
-    without one, the activation of another row of the batch, the rows being passed on in one random cycle drawn from `seed`.
+    zero: put zeros. mean: put `value`, a mean over other inputs. resample: put `value`, the activation of another run;
+    without one, every row of the batch gets the activation of another row, by one random cycle drawn from `seed`.
     """
     if how == "zero":
         return Edit(site, torch.zeros_like, (), positions, heads, "zero ablation")
@@ -233,7 +233,7 @@ def splice(
     """Route the activation through `module`: an SAE, or any callable that keeps the shape.
 
     With `error_term`, what the module fails to reconstruct is added back as a constant, so that the run is unchanged
-    except for what `latents` does, and gradients flow through the module only (Marks et al. 2024, arXiv:2403.19647, §2).
+    except for what `latents` does, and gradients flow through the module only (Marks et al. 2024, arXiv:2403.19647).
     `latents` edits what `module.encode` returns before `module.decode` is called on it.
     """
 

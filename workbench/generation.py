@@ -80,8 +80,8 @@ def extend(
 ) -> Int[Tensor, " pos_"]:
     """`prompt` and what follows it, up to `limit` tokens in all or an end-of-sequence token.
 
-    `step(tokens, start)` takes the tokens from position `start` on, all of those before having been given to it already,
-    and returns the logits at the last.
+    `step(tokens, start)` is given the tokens from position `start` on, having been given all those before already, and
+    returns the logits at the last.
     """
     generator = torch.Generator().manual_seed(seed)
     tokens, start = prompt, 0

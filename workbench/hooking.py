@@ -2,27 +2,36 @@
 
 Every way in which the hook points of transformer-lens 3.9 differ from what their names promise is mended here:
 
-* Some names never fire, and some fire beside the computation, so that an edit there would change nothing. `survey` runs
-  the model once and finds both.
-* `hook_resid_mid` is the input of the second norm only: an edit would miss the residual stream itself. `Pass` carries the
-  change on to the end of the block.
-* A mixture of experts has no single hidden layer, but `mlp.hook_pre` and `mlp.hook_post` exist as names for the input and
-  the output of the whole mixture. They are left out.
+* Some never fire, and some fire beside the computation, so that an edit there would change nothing: `survey` runs the
+  model once and finds both. Scores that fire beside the computation are patterns under a wrong name, and are left out.
+* `hook_resid_mid` is the input of the second norm only, so that an edit would miss the residual stream itself: `Pass`
+  carries the change on to the end of the block.
+* In a mixture of experts, `mlp.hook_pre` and `mlp.hook_post` name the input and output of the whole mixture, not a
+  hidden layer: they are left out.
+* In the library's own small models, attention is hidden from its hooks: `OpenAttention` shows it.
 """
 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.native.model import NativeAttention
 
 from workbench import sites
 from workbench.edits import Edit, Window
+from workbench.native import OpenAttention
+
+Visit = Callable[[Tensor], Tensor | None]
+"""Called with the activation at a site; returns what takes its place, or None to leave it."""
+Attach = Callable[[Visit], Callable[[], None]]
+"""Lets a visitor in at a site; returns what sends it away again."""
 
 
 class Stop(Exception):
@@ -80,60 +89,74 @@ def _tracked(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def hooked(points: Mapping[str, HookPoint], visits: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
-    """Within the context, each named hook point calls its visitor. The hooks are gone afterwards, whatever happens."""
-    added = []
-    try:
+def hooked(points: Mapping[str, Attach], visits: Mapping[str, Visit]) -> Iterator[None]:
+    """Within the context, each visitor is called at its site. Nothing stays behind, whatever happens."""
+    with ExitStack() as stack, warnings.catch_warnings():
+        # It warns that an edited norm is computed step by step, which is what is wanted.
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
         for site, visit in visits.items():
-            points[site].add_hook(lambda value, hook, visit=visit: visit(value))
-            added.append((points[site], points[site].fwd_hooks[-1]))
-        with (
-            warnings.catch_warnings()
-        ):  # it warns that an edited norm is computed step by step, which is what is wanted
-            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-            yield
-    finally:
-        for point, handle in added:
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
+            stack.callback(points[site](visit))
+        yield
+
+
+def _attach(point: HookPoint, visit: Visit) -> Callable[[], None]:
+    point.add_hook(lambda value, hook: visit(value))
+    handle = point.fwd_hooks[-1]
+
+    def detach() -> None:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+    return detach
 
 
 @dataclass(frozen=True)
 class Survey:
     """Which sites a model has, in the order in which it computes them."""
 
-    points: Mapping[str, HookPoint]
+    points: Mapping[str, Attach]
     sites: tuple[str, ...]
     inert: frozenset[str]
-    """Sites that can be captured, but which the computation does not read back: an edit would change nothing."""
+    """Sites that can be captured, but that nothing is computed from: an edit there would change nothing."""
 
 
 def survey(bridge: TransformerBridge, forward: Callable[[Tensor], Tensor]) -> Survey:
-    """Run two tokens through the model and see which hook points fire once, and which the logits depend on."""
-    points = candidates(bridge)
-    fired: Counter[str] = Counter()
+    """Run two tokens through the model and see which sites it visits once, and which of them the logits depend on."""
+    points = _points(bridge)
+    times: Counter[str] = Counter()
     nodes: dict[str, Tensor] = {}
 
     def visit(site: str, value: Tensor) -> Tensor:
-        fired[site] += 1
+        times[site] += 1
         nodes[site] = _tracked(value)
         return nodes[site]
 
     tokens = torch.zeros(1, 2, dtype=torch.long, device=next(bridge.original_model.parameters()).device)
-    with torch.enable_grad(), hooked(points, {site: lambda value, site=site: visit(site, value) for site in points}):
-        logits = forward(tokens)
-    names = tuple(site for site, times in fired.items() if times == 1)
-    gradients = torch.autograd.grad(logits.sum(), [nodes[site] for site in names], allow_unused=True)
-    inert = frozenset(site for site, gradient in zip(names, gradients, strict=True) if gradient is None)
-    return Survey(points, names, inert)
+    with torch.enable_grad(), hooked(points, {site: partial(visit, site) for site in points}):
+        total = forward(tokens).sum()
+    names = [site for site in times if times[site] == 1]
+    gradients = torch.autograd.grad(total, [nodes[site] for site in names], allow_unused=True)
+    inert = {site for site, gradient in zip(names, gradients, strict=True) if gradient is None}
+    false = {site for site in inert if site.endswith("hook_attn_scores")}
+    return Survey(points, tuple(site for site in names if site not in false), frozenset(inert - false))
 
 
-def candidates(bridge: TransformerBridge) -> dict[str, HookPoint]:
-    """The hook points that carry the name of a site and hold what the name says."""
+def _points(bridge: TransformerBridge) -> dict[str, Attach]:
+    """How to visit each site that the bridge has a hook point for."""
     known = bridge.hook_dict
-    points = {site: known[site] for site in sites.vocabulary(bridge.cfg.n_layers) if site in known}
-    for site in [site for site in points if site.endswith((".mlp.hook_pre", ".mlp.hook_post"))]:
-        mlp = site.rpartition(".")[0]
-        if points[site] in (known.get(f"{mlp}.hook_in"), known.get(f"{mlp}.hook_out")):
-            del points[site]
+    found = {site: known[site] for site in sites.vocabulary(bridge.cfg.n_layers) if site in known}
+    points = {site: partial(_attach, point) for site, point in found.items() if not _is_whole_mlp(site, known)}
+    for layer, block in enumerate(bridge.blocks):
+        attention = getattr(getattr(block, "attn", None), "original_component", None)
+        if isinstance(attention, NativeAttention):
+            inside = OpenAttention(attention)
+            points[f"blocks.{layer}.attn.hook_attn_scores"] = partial(inside.attach, "scores")
+            points[f"blocks.{layer}.attn.hook_pattern"] = partial(inside.attach, "pattern")
     return points
+
+
+def _is_whole_mlp(site: str, known: Mapping[str, HookPoint]) -> bool:
+    """Whether a name of the MLP's hidden layer stands for the input or the output of the whole MLP."""
+    mlp, _, name = site.rpartition(".")
+    whole = (known.get(f"{mlp}.hook_in"), known.get(f"{mlp}.hook_out"))
+    return name in ("hook_pre", "hook_post") and known[site] in whole

@@ -9,7 +9,7 @@ _POSITIONAL = {"standard": "learned", "shortformer": "learned", "rotary": "rotar
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model from its configuration. Widths are numbers of units; None where there is no such part."""
+    """What is known of a model from its configuration. Widths count units; None where there is no such part."""
 
     name: str
     architecture: str

@@ -1,14 +1,16 @@
 """Reading a model from disk or the Hugging Face hub into a TransformerBridge.
 
-Only safetensors are read, so no pickle is ever opened, and no code that comes with a model is ever run. The bridge rewrites
-the module tree that it wraps, so it always gets a model of its own; tokenizers are kept away from it, because it would
-reconfigure them.
+Only safetensors are read, so no pickle is ever opened, and no code that comes with a model is ever run. The bridge
+rewrites the module tree that it wraps, so it always gets a model of its own; tokenizers are kept away from it, because
+it would reconfigure them.
 """
 
 import copy
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -21,7 +23,7 @@ BUNDLED = "tinytown"
 
 
 def locate(source: str | Path) -> str:
-    """A checked local directory, or else `source` itself, to be looked for on the hub."""
+    """A checked local directory, or else the id of a model that the Hugging Face hub has. Raises `ModelError`."""
     if str(source) == BUNDLED:
         from workbench.tinytown import MODEL_DIR
 
@@ -32,7 +34,34 @@ def locate(source: str | Path) -> str:
         return str(path)
     if path.exists():
         raise ModelError(f"{source} is a file; a model is a Hugging Face directory (config.json, model.safetensors, …)")
-    return str(source)
+    return _on_hub(str(source))
+
+
+def _on_hub(source: str) -> str:
+    """`source` if the hub has it; if the hub cannot be reached, the directory of a copy downloaded before."""
+    try:
+        HfApi().model_info(source, timeout=10)
+        return source
+    except GatedRepoError:
+        raise ModelError(
+            f"{source} is gated: accept its terms on huggingface.co, then log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(_not_found(source)) from None
+    except Exception:  # a network fails in many ways
+        copy_of_config = try_to_load_from_cache(source, "config.json")
+        if not isinstance(copy_of_config, str):
+            raise ModelError(_not_found(source)) from None
+        directory = Path(copy_of_config).parent
+        _check_directory(directory)
+        return str(directory)
+
+
+def _not_found(source: str) -> str:
+    return (
+        f"{source} not found: neither a directory here nor reachable on the Hugging Face hub; "
+        f"give '{BUNDLED}', a directory with config.json and model.safetensors, or an id like 'EleutherAI/pythia-70m'"
+    )
 
 
 def _check_directory(path: Path) -> None:
@@ -55,7 +84,7 @@ def _check_directory(path: Path) -> None:
 
 
 def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The Hugging Face model at a place given by `locate`, parameters frozen, in evaluation mode."""
+    """The Hugging Face model at a place given by `locate`, with attention computed where it can be seen."""
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             place,
@@ -68,22 +97,11 @@ def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) 
     except SafetensorError as error:
         raise DamagedFile(f"the weights of {place} are truncated or not safetensors ({error})") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(_why_unreadable(place, error)) from None
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{place} cannot be read as a language model: {reason}") from None
     if lacking := sorted(report["missing_keys"]):
         raise DamagedFile(f"the weights of {place} lack {len(lacking)} tensors, {lacking[0]} among them")
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _why_unreadable(place: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    if Path(place).is_dir():
-        return f"{place} cannot be read as a language model: {reason}"
-    if "safetensors" in reason:
-        return f"{place} has no safetensors weights on the Hugging Face hub, and a pickle is never loaded"
-    return (
-        f"{place} not found: neither a directory here nor reachable on the Hugging Face hub; "
-        f"give '{BUNDLED}', a directory with config.json and model.safetensors, or a hub id such as 'openai-community/gpt2'"
-    )
+    return model.to(device)
 
 
 def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
@@ -95,16 +113,18 @@ def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
 
 
 def bridge_around(model: PreTrainedModel, name: str) -> TransformerBridge:
-    """A TransformerBridge that takes over `model`."""
+    """A TransformerBridge that takes over `model`; it and whatever the bridge adds to it are frozen, dropout is off."""
     try:
-        return build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
+        bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
     except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{name} is a {type(model).__name__}, which TransformerBridge cannot wrap: {reason}") from None
+    bridge.original_model.eval().requires_grad_(False)
+    return bridge
 
 
 def private_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the caller's model that a bridge may take over, with attention computed where it can be seen."""
-    ours = copy.deepcopy(model).eval().requires_grad_(False)
+    ours = copy.deepcopy(model)
     ours.set_attn_implementation("eager")
     return ours

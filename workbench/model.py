@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -63,15 +63,21 @@ def load_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = loading.locate(source)
-    model = loading.read_pretrained(place, device, dtype)
-    return HookedModel(loading.bridge_around(model, str(source)), str(source), loading.read_tokenizer(place))
+    return _take_over(loading.read_pretrained(place, device, dtype), loading.read_tokenizer(place), str(source))
 
 
 def wrap_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, source: str = "custom"
 ) -> "HookedModel":
     """A hooked model around a *copy* of a Hugging Face model that is already in memory."""
-    return HookedModel(loading.bridge_around(loading.private_copy(model), source), source, tokenizer)
+    return _take_over(loading.private_copy(model), tokenizer, source)
+
+
+def _take_over(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, source: str) -> "HookedModel":
+    n_parameters = model.num_parameters()  # counted before the bridge adds its own
+    hooked_model = HookedModel(loading.bridge_around(model, source), source, tokenizer)
+    hooked_model.info = replace(hooked_model.info, n_parameters=n_parameters)
+    return hooked_model
 
 
 class HookedModel:
@@ -161,13 +167,9 @@ class HookedModel:
         if tokens.numel() == 0:
             raise PromptError("the prompt is empty; it needs at least one token")
         if tokens.shape[1] > self.info.n_ctx:
-            raise PromptError(
-                f"the prompt has {tokens.shape[1]} tokens; {self.info.name} takes at most {self.info.n_ctx}"
-            )
+            raise PromptError(f"the prompt has {tokens.shape[1]} tokens; this model takes at most {self.info.n_ctx}")
         if tokens.min() < 0 or tokens.max() >= self.info.d_vocab:
-            raise PromptError(
-                f"tokens must lie between 0 and {self.info.d_vocab - 1}, the vocabulary of {self.info.name}"
-            )
+            raise PromptError(f"tokens lie between 0 and {self.info.d_vocab - 1} in the vocabulary of this model")
         return tokens
 
     # Running
@@ -184,8 +186,8 @@ class HookedModel:
         """Run text or tokens, capturing activations at sites and editing them.
 
         Edits at one site apply in the order given; what is captured there is the activation after them. With
-        `stop_after`, nothing past that site is computed, and `logits` is None. With `grad`, captured activations, edits'
-        values and logits are part of one autograd graph; otherwise nothing is tracked.
+        `stop_after`, nothing past that site is computed, and `logits` is None. With `grad`, captured activations, the
+        edits' values and the logits are part of one autograd graph; otherwise nothing is tracked.
         Raises `UnknownSite`, `EditError`, `PromptError`, all but an ill-fitting edit before anything is computed.
         """
         tokens = self._tokens(inputs)
@@ -234,9 +236,9 @@ class HookedModel:
     ) -> Generation:
         """Continue one prompt, with edits in force at the prompt and at every generated position.
 
-        An edit's position is a position in the prompt and its continuation together; a negative one counts back from the
-        end of the prompt. Temperature 0 takes the likeliest token. Ends early at an end-of-sequence token (unless told
-        not to) or when the context is full. Raises as `run` does.
+        An edit's position is a position in the prompt and its continuation together; a negative one counts back from
+        the end of the prompt. Temperature 0 takes the likeliest token. Ends early at an end-of-sequence token (unless
+        told not to) or when the context is full. Raises as `run` does.
         """
         tokens = self._tokens(prompt)
         if len(tokens) != 1:

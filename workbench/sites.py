@@ -1,7 +1,7 @@
 """Sites: the named places in a model where activations are captured and edited.
 
-Names are spelled as HookedTransformer spells them (`blocks.3.hook_resid_post`, `blocks.3.attn.hook_z`); in a pattern, `*`
-stands for any layer (`blocks.*.attn.hook_pattern`).
+Names are spelled as HookedTransformer spells them (`blocks.3.hook_resid_post`, `blocks.3.attn.hook_z`); in a pattern,
+`*` stands for any layer (`blocks.*.attn.hook_pattern`).
 """
 
 import re
