@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dash import Dash
 from flask import Flask, Response, abort, request
 
-TRUSTED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+TRUSTED_HOSTS = ["127.0.0.1", "localhost"]
 SAFE_SITES = {"same-origin", "none"}
 """Values of `Sec-Fetch-Site` that our own pages and the address bar send."""
 

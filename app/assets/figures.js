@@ -4,8 +4,8 @@
   let templates = null;
 
   workbench.caption = (figure) => {
-    const { title = "", reading = "" } = figure?.layout?.meta ?? {};
-    return [title, reading, reading];
+    const { title = "", reading = "", min_width = 0 } = figure?.layout?.meta ?? {};
+    return [title, reading, reading, { minWidth: `${min_width}px` }];
   };
 
   // The figure in the theme of the moment, where it was drawn in another one.

@@ -71,6 +71,7 @@ def register(app: Dash) -> None:
         Output(each("title"), "children"),
         Output(each("reading"), "data-tip"),
         Output(each("reading"), "aria-label"),
+        Output(each("graph"), "style"),
         Input(each("graph"), "figure"),
     )
 

@@ -8,6 +8,9 @@ from dash import html
 
 from workbench.figures.text import visible
 
+CLOSING, OPENING = frozenset(".,;:!?)]}”’'"), frozenset("([{“‘")
+"""Signs that have no space before or after them where tokens are words."""
+
 
 def tint(value: float, top: float) -> float:
     """Strength of a token's tint, 0 to 1: logarithmic, so that weak activations stay visible beside strong ones."""
@@ -43,9 +46,9 @@ def text(
         token = _token(string, position, value, top, position == peak, outside, unit)
         if focusable:
             token.tabIndex = 0
-        children.append(token)
-        if apart:
+        if apart and position and string not in CLOSING and strings[position - 1] not in OPENING:
             children.append(html.Span(" ", className="far") if outside else " ")
+        children.append(token)
     if window is not None:
         children = [*_ellipsis(window[0] > 0), *children, *_ellipsis(window[1] < len(strings))]
     return html.Span(children, className="tokens")

@@ -55,8 +55,8 @@ def grid(result: "AttentionPatterns") -> go.Figure:
     figure = describe(
         figure,
         f"Attention of all {n_layers * n_heads} heads",
-        "One tile a head; layers downwards, heads across. In a tile, a row is the token that looks (query) and a "
-        "column the token it looks at (key), both in reading order. Colour: share of the row's attention, 0 to 1; "
+        "One tile a head; layers downwards, heads across. In a tile, y: the token that looks (query); x: the token it "
+        "looks at (key), both in reading order. Colour: share of the row's attention, 0 to 1; "
         "every row sums to 1. The upper triangle is the future, which a causal model cannot see.",
     )
     figure.layout.meta |= {"grid": [n_layers, n_heads], "side": 1 - GAP}

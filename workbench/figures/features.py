@@ -68,7 +68,7 @@ def densities(density: Sequence[float], n_tokens: int) -> go.Figure:
     """How many latents fire how often, over the whole SAE. `density` is each latent's share of tokens."""
     density = np.asarray(density, dtype=float)
     alive = density[density > 0]
-    low = np.floor(np.log10(alive.min())) if len(alive) else -4
+    low = np.floor(np.log10(alive.min())) if len(alive) else -4.0
     counts, edges = np.histogram(np.log10(alive), bins=np.linspace(low, 0, 41))
     figure = blank(height=150)
     figure.add_bar(

@@ -13,6 +13,9 @@ from workbench.figures.text import label, shorten
 if TYPE_CHECKING:
     from workbench.lens import LensResult
 
+CELL_WIDTH = 58
+"""Pixels that a token needs to be read in its cell."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -85,7 +88,7 @@ def figure(result: "LensResult", show: str = "probability", cells: str = "token"
     colours = np.log10(values) if measure.logarithmic else values
     rows, n_pos = values.shape
     names = [label(shorten(string, 12)) for string in result.strings]
-    picture = blank(height=92 + 34 * rows, width=max(640, 110 + 64 * n_pos))
+    picture = blank(height=92 + 40 * rows)
     picture.add_heatmap(
         z=colours.astype(np.float32),
         zmin=0,
@@ -113,13 +116,15 @@ def figure(result: "LensResult", show: str = "probability", cells: str = "token"
     picture.update_xaxes(**axis, tickvals=list(range(n_pos)), ticktext=names, tickangle=-40, title_text="token read")
     picture.update_yaxes(**axis, tickvals=list(range(rows)), ticktext=result.labels, title_text="after layer")
     written = "most probable token" if cells == "token" else "number"
-    return describe(
+    picture = describe(
         picture,
         f"Logit lens: {measure.name}",
         "x: the position in the prompt; the cell predicts what comes after that token. y: the layer whose residual "
         "stream is read through the final norm and the unembedding; 'embed' is before the first layer, the top row is "
         f"the model's own prediction. Colour: {measure.means}. In a cell: the {written}.",
     )
+    picture.layout.meta |= {"min_width": 120 + CELL_WIDTH * n_pos}
+    return picture
 
 
 def _padded(values: np.ndarray) -> np.ndarray:
@@ -153,7 +158,7 @@ def _hover(result: "LensResult", values: np.ndarray, measure: Measure, row: int,
 
 
 def _colorbar(measure: Measure, values: np.ndarray) -> dict[str, object]:
-    bar: dict[str, object] = {"title": {"text": measure.name}}
+    bar: dict[str, object] = {}
     if measure.logarithmic:
         powers = range(int(np.ceil(np.log10(max(np.nanmax(values, initial=1), 10)))) + 1)
         bar |= {"tickvals": list(powers), "ticktext": [f"{10**power:,}" for power in powers]}

@@ -1,7 +1,7 @@
 """A figure's numbers as CSV and JSON: what was drawn, under the names that its traces give.
 
 A trace names its columns in `meta["columns"]`: for an axis, either a name for its coordinates or a mapping of names to
-lists along it; `z`, a name; `cells` and `points`, further values by name for each cell of a heat map or each bar.
+lists along it; `z`, a name; `cells`, further values by name for each cell of a heat map.
 """
 
 import csv
@@ -52,7 +52,8 @@ def _heatmap(trace: Mapping[str, Any]) -> tuple[list[str], Iterator[list[Any]]]:
 def _points(trace: Mapping[str, Any]) -> tuple[list[str], Iterator[list[Any]]]:
     columns = (trace.get("meta") or {}).get("columns", {})
     n = len(array(trace["x"]))
-    series = {**_axis(trace, columns, "x", n), **_axis(trace, columns, "y", n), **columns.get("points", {})}
+    named_first = sorted("xy", key=lambda axis: not isinstance(columns.get(axis), Mapping))
+    series = {name: values for axis in named_first for name, values in _axis(trace, columns, axis, n).items()}
     return list(series), ([values[i] for values in series.values()] for i in range(n))
 
 
