@@ -113,7 +113,7 @@ def evaluate(
     for batch in corpus.batches(batch_size):
         tokens, keep = batch.tokens.to(model.device), batch.mask(skip).to(model.device)
         clean = model.run(tokens, capture=[site])
-        rows = clean[site].flatten(2)[keep]
+        rows = clean[site].flatten(2)[keep].float()
         if rows.shape[1] != sae.cfg.d_in:
             raise SettingError(f"the SAE takes {sae.cfg.d_in} dimensions, and {site} of this model has {rows.shape[1]}")
         reconstruction.add(rows)
@@ -134,8 +134,8 @@ def _on_text(replacement: Callable[[Tensor], Tensor], keep: Bool[Tensor, "batch 
 
     def module(activation: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch pos *rest"]:
         rows = activation.flatten(2)
-        rows = rows.index_put((keep,), replacement(rows[keep]))
-        return rows.view_as(activation)
+        replaced = replacement(rows[keep].float()).to(rows.dtype)
+        return rows.index_put((keep,), replaced).view_as(activation)
 
     return module
 

@@ -25,23 +25,22 @@ _CONTENTS = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE, METRICS_FILE, REPORT_FILE
 class RunDirectory:
     """One run's directory. Nothing is touched before `open`, so that a run which cannot start leaves no trace."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Raises `SettingError` if `out` already holds an SAE and the config does not say to overwrite it."""
-        self.path = Path(config.out)
-        self.config = config
+    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+        """Raises `SettingError` if the directory already holds an SAE that is not to be overwritten."""
+        self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"out must be a directory, and {self.path} is a file")
-        if (self.path / CONFIG_FILE).exists() and not config.overwrite:
+        if (self.path / CONFIG_FILE).exists() and not overwrite:
             raise SettingError(
                 f"{self.path} already holds an SAE; choose another out, or set overwrite to True to replace it"
             )
 
-    def open(self) -> None:
+    def open(self, config: TrainConfig) -> None:
         """Clear what an earlier run left, its feature index too, and write config.yaml."""
         for name in _CONTENTS:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        settings = yaml.safe_dump(self.config.to_dict(), sort_keys=False, allow_unicode=True)
+        settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
         write_text(self.path / SETTINGS_FILE, settings)
 
     def checkpoint(self, sae: SAE, step: int) -> None:

@@ -35,6 +35,7 @@ class Trainer:
         if not sample.isfinite().all():
             raise TrainingError(f"the activations at {config.site} hold NaN or infinity; the model may be damaged")
         self.config = config
+        sample = sample.float()
         centre = geometric_median(sample)
         self.scale = norm_scale(sample, centre)
         k = config.k if config.architecture == "topk" else None
@@ -49,7 +50,7 @@ class Trainer:
     def step(self, rows: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, "rows d_in"], Step]:
         """One step of Adam on a batch of raw activations; returns the batch as the SAE saw it, and what came of it."""
         self._set_lr(self.config.lr * schedule(self.steps, self.config))
-        x = rows * self.scale
+        x = rows.float() * self.scale
         step = self.sae.train_step(x, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
         self.optimizer.zero_grad()
         step.loss.backward()

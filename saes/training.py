@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -63,28 +63,30 @@ def train(
     Raises `SettingError` if `out` is taken or the site does not exist, and `TrainingError` if the loss is no longer
     finite: the checkpoints written before that are kept.
     """
-    directory = RunDirectory(config)
+    directory = RunDirectory(
+        config.out, config.overwrite
+    )  # a directory that is taken is found out before the model is loaded
     model = model or load_model(config.model, device=config.device)
-    site = _single_site(config.site, model)
+    config = replace(config, site=_single_site(config.site, model))
     if corpus is None:
         corpus = open_corpus(config.corpus_name, model.tokenizer, context=config.context, seed=config.seed)
         held_out = open_held_out(config.corpus_name, model, config.context)
     stream = shuffled_activations(
         model,
         corpus,
-        site,
+        config.site,
         rows_per_step=config.batch_size,
         buffer_rows=config.buffer,
         n_tokens=config.steps * config.batch_size,
         seed=config.seed,
         skip_special=True,
     )
+    started = time.perf_counter()
     sample, stream = _peek(stream, rows=min(STATISTICS_ROWS, config.buffer))
     trainer = Trainer(config, sample, metadata_of(config, model, corpus))
-    directory.open()
-    started = time.perf_counter()
+    directory.open(config)
     with interrupt or Interrupt() as interrupt:
-        _fit(trainer, stream, directory, on_progress, interrupt)
+        _fit(trainer, stream, directory, started, on_progress, interrupt)
         directory.finish(trainer.folded())
     seconds = time.perf_counter() - started
     report = None
@@ -98,11 +100,11 @@ def _fit(
     trainer: Trainer,
     stream: Iterator[Float[Tensor, "rows d_in"]],
     directory: RunDirectory,
+    started: float,
     on_progress: Callable[[Metrics], None] | None,
     interrupt: Interrupt,
 ) -> None:
     config = trainer.config
-    started = time.perf_counter()
     with MetricsLog(directory.path / METRICS_FILE) as log:
         for rows in stream:
             x, step = trainer.step(rows)

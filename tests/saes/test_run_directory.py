@@ -3,7 +3,6 @@
 import json
 import resource
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +22,8 @@ def file_size_limit(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def config(out, **settings):
-    return TrainConfig(site="blocks.0.hook_resid_post", out=out, **settings)
+def config(out):
+    return TrainConfig(site="blocks.0.hook_resid_post", out=out)
 
 
 def test_metrics_are_lines_of_json(tmp_path):
@@ -56,23 +55,23 @@ def test_a_full_device_is_named(tmp_path):
 
 
 def test_a_finished_run_is_not_overwritten_unasked(tmp_path):
-    RunDirectory(config(tmp_path)).open()
-    RunDirectory(config(tmp_path)).open()  # it holds no SAE yet
+    RunDirectory(tmp_path).open(config(tmp_path))
+    RunDirectory(tmp_path).open(config(tmp_path))  # it holds no SAE yet
     (tmp_path / "cfg.json").write_text("{}")
     (tmp_path / "features").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SettingError, match="already holds an SAE; choose another out"):
-        RunDirectory(config(tmp_path))
-    RunDirectory(config(tmp_path, overwrite=True)).open()
+        RunDirectory(tmp_path)
+    RunDirectory(tmp_path, overwrite=True).open(config(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
 
 
 def test_nothing_is_touched_before_the_run_opens(tmp_path):
-    RunDirectory(config(tmp_path / "out"))
+    RunDirectory(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_out_may_not_be_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="is a file"):
-        RunDirectory(config(Path(tmp_path / "file")))
+        RunDirectory(tmp_path / "file")
