@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ SHUFFLE_DOCUMENTS = 10_000
 """Documents in the shuffle buffer of a stream."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A seeded order of documents, the same whenever it is asked for."""
 
