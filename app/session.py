@@ -1,23 +1,25 @@
 """What one run of the dashboard has open: a model, its SAEs and their indexes, and the worker that runs them."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.jobs import FAILED, Job, Progress, Worker
+from app.jobs import CANCELLED, FAILED, Job, Progress, Worker
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
     from app.live import Firing
-    from circuits.heads import HeadScores
     from saes.index.feature_index import FeatureIndex
     from saes.sae import SAE
     from workbench.attention import AttentionPatterns
+    from workbench.heads import HeadScores
     from workbench.lens import LensResult
     from workbench.model import HookedModel
 
+HEADS = "heads"
 REMEMBERED = 24
 """Results of the latest so many prompts are kept."""
 
@@ -31,9 +33,10 @@ class Dictionary:
     sae: "SAE"
     index: "FeatureIndex | None"
 
-    def row(self, latent: int) -> dict[str, Any]:
-        """The line of the table of latents that is about `latent`."""
-        return self.index.table(sort="latent", descending=False, limit=1, offset=latent).rows[0]
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The whole table of latents, in order of latent; read once."""
+        return self.index.table(sort="latent", descending=False, limit=self.index.summary.n_latents).rows
 
 
 class Session:
@@ -48,6 +51,7 @@ class Session:
         self.loading: Job | None = None
         self._answers: dict[Any, Any] = {}
         self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
@@ -103,18 +107,9 @@ class Session:
 
         return self._answer(("firing", dictionary.name, text), partial(fire, self.model, dictionary.sae, text))
 
-    def densities(self, dictionary: Dictionary) -> list[float]:
-        """The density of every latent."""
-        key = ("densities", dictionary.directory)
-        if key not in self._answers:
-            index = dictionary.index
-            rows = index.table(sort="latent", descending=False, limit=index.summary.n_latents).rows
-            self._answers[key] = [row["density"] for row in rows]
-        return self._answers[key]
-
     def head_scores(self) -> "HeadScores | None":
         """The scores of all heads, or None while the job that measures them is still at work."""
-        from circuits.heads import head_scores
+        from workbench.heads import head_scores
 
         job = self._job("heads", "Scoring every head", lambda progress: head_scores(self.model))
         return job.result
@@ -130,18 +125,29 @@ class Session:
 
         return self._job(f"index {dictionary.name}", f"Indexing {dictionary.name}", work)
 
+    def renew(self, key: str) -> None:
+        """Let the job called `key` start again if it failed or was cancelled."""
+        if key in self._jobs and self._jobs[key].state in (FAILED, CANCELLED):
+            del self._jobs[key]
+
     def _job(self, key: str, title: str, work: Callable[[Progress], Any]) -> Job:
-        """The job called `key`, started at its first use and again after it was cancelled."""
-        job = self._jobs.get(key)
-        if job is None or not (job.active or job.state in ("done", FAILED)):
-            job = self._jobs[key] = self.worker.submit(title, work)
-        return job
+        """The job called `key`, started at its first use."""
+        with self._lock:
+            if key not in self._jobs:
+                self._jobs[key] = self.worker.submit(title, work)
+            return self._jobs[key]
 
     def _answer(self, key: Any, question: Callable[[], Any]) -> Any:
+        """The remembered answer, or the worker's; asked twice at once, the worker works it out once."""
+        if key in self._answers:
+            return self._answers[key]
+        return self.worker.ask(self._work_out, key, question)
+
+    def _work_out(self, key: Any, question: Callable[[], Any]) -> Any:
         if key not in self._answers:
-            answer = self.worker.ask(question)
+            answer = question()
             while len(self._answers) >= REMEMBERED:
-                self._answers.pop(next(iter(self._answers)), None)
+                del self._answers[next(iter(self._answers))]
             self._answers[key] = answer
         return self._answers[key]
 

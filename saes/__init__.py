@@ -1,0 +1,1 @@
+"""Sparse autoencoders: architectures, training, evaluation, the SAELens format, the feature index."""

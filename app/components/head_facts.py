@@ -4,16 +4,22 @@ from typing import TYPE_CHECKING, Any
 
 from dash import html
 
+from app.components import notice
 from app.components.facts import bar
 from app.components.panel import reading_button
+from workbench.errors import WorkbenchError
 from workbench.figures.heads import READINGS
 
 if TYPE_CHECKING:
-    from circuits.heads import HeadScores
+    from workbench.heads import HeadScores
 
 
-def head_facts(scores: "HeadScores | None", layer: int, head: int) -> Any:
-    """A small table, or the word that the scores are still being measured."""
+def head_facts(session: "Session", layer: int, head: int) -> Any:
+    """A small table, or the word that the scores are still being measured, or why there are none."""
+    try:
+        scores = session.head_scores()
+    except WorkbenchError as error:
+        return notice.error(str(error))
     if scores is None:
         return html.P("The scores of the heads are being measured…", className="hint")
     rows = [_row(scores, kind, layer, head) for kind in READINGS]

@@ -10,12 +10,12 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from circuits.heads import HeadScores
 from workbench.attention import AttentionPatterns
 from workbench.figures import attention, features, heads, lens, theme
 from workbench.figures.frame import reading, title
 from workbench.figures.table import array, to_csv, to_json
 from workbench.figures.text import label, visible
+from workbench.heads import HeadScores
 from workbench.lens import LensResult
 
 WORDS = ["<bos>", "The", " cat", "\n"]

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from workbench.figures.frame import blank, describe
 
 if TYPE_CHECKING:
-    from circuits.heads import HeadScores
+    from workbench.heads import HeadScores
 
 READINGS = {
     "previous_token": "the token just before",

@@ -3,7 +3,7 @@ import torch
 from transformer_lens import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from circuits.heads import KINDS, HeadScores, head_scores, repeated_tokens, stripe_scores
+from workbench.heads import KINDS, HeadScores, head_scores, repeated_tokens, stripe_scores
 from workbench.errors import SettingError
 from workbench.model import HookedModel
 

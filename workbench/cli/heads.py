@@ -1,4 +1,4 @@
-"""Commands of the circuits room. Imports nothing heavy."""
+"""`workbench heads`: score every attention head. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from workbench.cli.command import Command
 
 if TYPE_CHECKING:
-    from circuits.heads import HeadScores
+    from workbench.heads import HeadScores
 
-heads = Command(
+command = Command(
     summary="Score every head: previous token, duplicate token, induction",
-    options="circuits.cli:HeadsOptions",
-    run="circuits.cli:run_heads",
+    options="workbench.cli.heads:HeadsOptions",
+    run="workbench.cli.heads:run",
 )
 
 
@@ -31,8 +31,8 @@ class HeadsOptions:
     """Seed of the random tokens."""
 
 
-def run_heads(options: HeadsOptions) -> HeadScores:
-    from circuits.heads import head_scores
+def run(options: HeadsOptions) -> HeadScores:
+    from workbench.heads import head_scores
     from workbench.model import load_model
 
     return head_scores(load_model(options.model), length=options.length, batch=options.batch, seed=options.seed)
