@@ -13,7 +13,7 @@ Tensors given to an edit broadcast, by NumPy's rules, against the selected part 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -161,7 +161,7 @@ def replace(site: str, value: Float[Tensor, "..."], *, positions: Selection = No
 
 def ablate(
     site: str,
-    how: Literal["zero", "mean", "resample"] = "zero",
+    how: str = "zero",
     value: Float[Tensor, "..."] | None = None,
     *,
     seed: int = 0,
@@ -176,7 +176,7 @@ def ablate(
     if how == "zero":
         return Edit(site, torch.zeros_like, (), positions, heads, "zero ablation")
     if how not in ("mean", "resample"):
-        raise EditError(f"ablate how={how!r} is unknown; known: 'zero', 'mean', 'resample'")
+        raise EditError(f"ablation has no how={how!r}; it has 'zero', 'mean' and 'resample'")
     name = f"{how} ablation"
     if value is not None:
         return Edit(site, lambda part, value: value.expand_as(part).clone(), (value,), positions, heads, name)

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from workbench import loading, sites
 from workbench import tokens as text
 from workbench.edits import Edit, Window
-from workbench.errors import EditError, ModelError, PromptError, UnknownSite
+from workbench.errors import EditError, ModelError, PromptError, SettingError, UnknownSite
 from workbench.generation import Generation, Sampling, extend
 from workbench.hooking import Pass, Stop, Survey, hooked, survey
 from workbench.info import ModelInfo, facts
@@ -240,6 +240,8 @@ class HookedModel:
         the end of the prompt. Temperature 0 takes the likeliest token. Ends early at an end-of-sequence token (unless
         told not to) or when the context is full. Raises as `run` does.
         """
+        if max_new_tokens < 0:
+            raise SettingError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
         tokens = self._tokens(prompt)
         if len(tokens) != 1:
             raise PromptError(f"generate continues one prompt, and was given {len(tokens)}")
