@@ -1,7 +1,8 @@
 """Sparse codes, and their matrix products: the cost is that of the k latents which fire, not of all d_sae.
 
-A dense decoder and its two backward products cost 6·d_in·d_sae multiply-adds a row; from `values` and `indices` they
-cost 3·d_in·k. Only the encoder's forward product must stay dense, since the top k are not known before it.
+Decoding, its two backward products and the encoder's weight gradient cost 4·d_in·d_sae multiply-adds a row when dense,
+and 4·d_in·k from `values` and `indices`. Only the encoder's forward product must stay dense, since the top k are not
+known before it.
 """
 
 import warnings
