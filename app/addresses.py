@@ -55,6 +55,16 @@ class Features(State):
 
 
 @dataclass(frozen=True)
+class Text(State):
+    """Which features fire on a text: on all of it, or at the token in place `at`."""
+
+    PATH: ClassVar[str] = "/text"
+    sae: str = ""
+    prompt: str = ""
+    at: int = -1
+
+
+@dataclass(frozen=True)
 class Feature(State):
     """Which latent of which SAE, and the reader's own text."""
 

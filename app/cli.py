@@ -1,5 +1,7 @@
 """`workbench app`: open the dashboard. Imports nothing heavy, so that `--help` is quick."""
 
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,9 +51,12 @@ def bundled_saes(model: str) -> list[Path]:
 
 
 def _open_browser(address: str) -> None:
-    """Open the page, a moment from now, once the server listens."""
+    """Open the page, a moment from now, once the server listens; nothing on a machine without a display."""
     import threading
     import webbrowser
+
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
 
     timer = threading.Timer(1.0, webbrowser.open, [address])
     timer.daemon = True

@@ -19,11 +19,11 @@ class Firing:
     strings: list[str]
     activations: Float[Tensor, "pos d_sae"]
 
-    def strongest(self, k: int) -> list[tuple[int, float, int]]:
-        """(latent, largest activation, its position) of the latents that fire most, best first."""
-        peaks, positions = self.activations.max(dim=0)
+    def strongest(self, k: int, at: int | None = None) -> list[tuple[int, float]]:
+        """(latent, activation) of the latents that fire most, best first: at one position, or anywhere in the text."""
+        peaks = self.activations.max(dim=0).values if at is None else self.activations[at]
         order = peaks.argsort(descending=True, stable=True)[:k].tolist()
-        return [(latent, peaks[latent].item(), positions[latent].item()) for latent in order if peaks[latent] > 0]
+        return [(latent, peaks[latent].item()) for latent in order if peaks[latent] > 0]
 
 
 def fire(model: "HookedModel", sae: "SAE", text: str) -> Firing:

@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 from dash import ClientsideFunction, Dash, Input, Output, State, html
 
 from app.components import navigation, notice
-from app.pages import attention, feature, features, home, lens
+from app.pages import attention, feature, features, home, lens, text
 from app.state import read
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from app.session import Session
 
-PAGES: dict[str, ModuleType] = {page.PageState.PATH: page for page in (home, attention, lens, features, feature)}
+PAGES: dict[str, ModuleType] = {page.PageState.PATH: page for page in (home, attention, lens, features, feature, text)}
 
 
 def register(app: Dash, session: "Session") -> None:
@@ -30,7 +30,6 @@ def register(app: Dash, session: "Session") -> None:
     def show(address: str | None, _ready: bool) -> tuple[Any, Any, str]:
         return lay_out(session, address or "/")
 
-    del show
     app.clientside_callback(
         ClientsideFunction("workbench", "locate"), Output("address", "data"), Input("address", "id")
     )

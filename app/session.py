@@ -108,10 +108,13 @@ class Session:
         return self._answer(("firing", dictionary.name, text), partial(fire, self.model, dictionary.sae, text))
 
     def head_scores(self) -> "HeadScores | None":
-        """The scores of all heads, or None while the job that measures them is still at work."""
+        """The scores of all heads, or None while the job that measures them is at work. `SettingError` if it failed."""
         from workbench.heads import head_scores
 
-        job = self._job("heads", "Scoring every head", lambda progress: head_scores(self.model))
+        job = self._job(HEADS, "Scoring every head", lambda progress: head_scores(self.model))
+        if job.state in (FAILED, CANCELLED):
+            why = job.error or "the job was cancelled; reload the page to start it again"
+            raise SettingError(f"the heads have no scores: {why}")
         return job.result
 
     def build_index(self, dictionary: Dictionary) -> Job:

@@ -49,6 +49,12 @@
     panel.classList.toggle("locked", locked !== null);
   }
 
+  // A cell of the enlarged head shows its row's token in the texts.
+  workbench.hoverHead = (hover) => {
+    const panel = document.querySelector(".looks");
+    if (panel && hover && locked === null) tint(panel, hover.points[0].pointNumber[0]);
+  };
+
   function over(event, lock) {
     const panel = event.target.closest?.(".looks");
     if (!panel) return;

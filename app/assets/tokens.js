@@ -23,11 +23,20 @@
       box.scrollIntoView({ block: "center", behavior: "smooth" });
       setTimeout(() => box.closest(".prompt").querySelector("[data-run]").click(), 50);
     }
+    const pick = event.target.closest(".pick .tok");
+    if (pick) {
+      const at = pick.classList.contains("here") ? null : Number(pick.dataset.at);
+      dash_clientside.set_props("text-at", { data: at });
+    }
     const fold = event.target.closest("[data-fold]");
     if (fold) {
       const open = document.getElementById(fold.dataset.fold).classList.toggle("unfolded");
       fold.setAttribute("aria-pressed", open);
     }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.matches(".pick .tok")) event.target.click();
   });
 
   function mark(value) {

@@ -1,5 +1,6 @@
 """The SAEs that are open: a table of what each is, on the start page, and a row of links between them elsewhere."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dash import html
@@ -56,14 +57,14 @@ def row(dictionary: "Dictionary") -> html.Tr:
     return html.Tr([html.Td(cell) for cell in cells])
 
 
-def selector(session: "Session", current: "Dictionary") -> Any:
-    """Links to the features of every open SAE, the current one marked; nothing if there is only one."""
+def selector(session: "Session", current: "Dictionary", href: Callable[[str], str]) -> Any:
+    """Links to the same page on every open SAE, the current one marked; nothing if there is only one."""
     if len(session.dictionaries) < 2:
         return None
     links = [
         html.A(
             dictionary.name,
-            href=Features(sae=dictionary.name).href(),
+            href=href(dictionary.name),
             className="chip",
             **({"aria-current": "true"} if dictionary is current else {}),
         )

@@ -57,7 +57,14 @@ def row(example: "Example", maximum: float) -> html.Div:
     return html.Div(
         [
             html.Span(f"{example.maximum:.2f}", className="peak-value"),
-            tokens.text(example.strings, example.activations, maximum, peak=example.peak, window=window),
+            tokens.text(
+                example.strings,
+                example.activations,
+                maximum,
+                peak=example.peak,
+                window=window,
+                documents=example.documents,
+            ),
             html.Button(
                 "Try",
                 type="button",

@@ -28,13 +28,13 @@ def meaning(dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
         [(effect.string, effect.effect) for effect in side] for side in (record.top_logits, record.bottom_logits)
     ]
     near = [
-        latents.partner(dictionary.name, dictionary.row(other.latent), other.cosine, f"{other.cosine:.2f}", "cosine")
+        latents.partner(dictionary.name, dictionary.rows[other.latent], other.cosine, f"{other.cosine:.2f}", "cosine")
         for other in record.neighbours[:6]
     ]
     together = [
         latents.partner(
             dictionary.name,
-            dictionary.row(other.latent),
+            dictionary.rows[other.latent],
             other.phi,
             f"{other.phi:.2f}",
             f"φ; both fire on {other.together:,} tokens, Jaccard {other.jaccard:.2f}",
@@ -49,8 +49,10 @@ def meaning(dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
     ]
 
 
-def histogram_panel(dictionary: "Dictionary", record: "LatentRecord") -> html.Section:
-    """The histogram of activations; hovering a token anywhere on the page draws a line into it."""
+def histogram_panel(dictionary: "Dictionary", record: "LatentRecord") -> html.Section | None:
+    """The histogram of activations; hovering a token anywhere on the page draws a line into it. None if dead."""
+    if not record.n_active:
+        return None
     n_tokens = dictionary.index.summary.n_tokens
     return panel("histogram", figures.histogram(record.histogram, record.bin_width, n_tokens), className="histogram")
 

@@ -10,11 +10,11 @@ from app.components import latents
 from app.components.facts import facts, percent
 
 if TYPE_CHECKING:
-    from app.session import Dictionary, Session
+    from app.session import Dictionary
     from saes.index.records import LatentRecord
 
 
-def heading(session: "Session", dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
+def heading(dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
     """Breadcrumb, title, steps and facts."""
     return [
         html.Nav(
@@ -27,7 +27,7 @@ def heading(session: "Session", dictionary: "Dictionary", record: "LatentRecord"
             **{"aria-label": "Where this is"},
         ),
         html.Div(
-            [html.H1([f"Feature {record.latent}", _name(record)]), steps(session, dictionary, record.latent)],
+            [html.H1([f"Feature {record.latent}", _name(record)]), steps(dictionary, record.latent)],
             className="title-row",
         ),
         facts(
@@ -45,19 +45,19 @@ def heading(session: "Session", dictionary: "Dictionary", record: "LatentRecord"
 def _name(record: "LatentRecord") -> Any:
     """The best concept, if it is a good one."""
     best = record.concepts[0] if record.concepts else None
-    if best is None or best.f1 < 0.5:
+    if best is None or best.f1 < latents.GOOD:
         return None
     return html.Span(latents.spoken(best.concept), className="named")
 
 
-def steps(session: "Session", dictionary: "Dictionary", latent: int) -> html.Nav:
+def steps(dictionary: "Dictionary", latent: int) -> html.Nav:
     """Previous, random, next. The random one is alive."""
-    densities = session.densities(dictionary)
-    alive = [number for number, density in enumerate(densities) if density > 0 and number != latent]
+    rows = dictionary.rows
+    alive = [row["latent"] for row in rows if row["n_active"] and row["latent"] != latent]
     ways = {
-        "previous": (latent - 1) % len(densities),
+        "previous": (latent - 1) % len(rows),
         "random": random.choice(alive) if alive else latent,
-        "next": (latent + 1) % len(densities),
+        "next": (latent + 1) % len(rows),
     }
     return html.Nav(
         [

@@ -11,6 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.figures.heads import READINGS
 
 if TYPE_CHECKING:
+    from app.session import Session
     from workbench.heads import HeadScores
 
 

@@ -69,7 +69,6 @@ def register(app: Dash, session: "Session") -> None:
             session.worker.cancel(callback_context.triggered_id["job"])
         return status(session, finished)
 
-    del poll
     everywhere = {"type": "news", "page": ALL}
     app.clientside_callback(
         ClientsideFunction("workbench", "tell"),

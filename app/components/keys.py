@@ -6,7 +6,7 @@ KEYS = (
     ("?", "this list"),
     ("/", "go to the prompt or the search box"),
     ("Enter", "run the prompt; Shift Enter starts a new line"),
-    ("g then s, a, l, f", "go to Start, Attention, Logit lens, Features"),
+    ("g then s, a, l, f, m", "go to Start, Attention, Logit lens, Features, On my text"),
     ("← → ↑ ↓", "another head, when the grid of heads has the focus"),
     ("n, p, r", "next, previous, random feature"),
     ("t", "light or dark"),

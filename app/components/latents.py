@@ -10,6 +10,9 @@ from app.addresses import Feature
 from app.components.facts import bar, percent
 from workbench.figures.text import visible
 
+GOOD = 0.5
+"""The F1 from which on a latent is called by its best concept."""
+
 
 def href(sae: str, latent: int) -> str:
     """The page of one latent."""
@@ -54,14 +57,19 @@ def spoken(concept: str) -> str:
     return concept.replace("_", " ")
 
 
+def meaning(latent: Mapping[str, Any]) -> html.Span:
+    """In a word what a latent is: its best concept if it is a good one, else the tokens that it peaks on."""
+    if (latent["f1"] or 0) >= GOOD:
+        return html.Span(spoken(latent["concept"]), className="concept")
+    return words(latent["peaks"][:3], "amber")
+
+
 def partner(sae: str, latent: Mapping[str, Any], share: float, text: str, more: str) -> html.Tr:
     """A line of a short list of latents, with how close each is."""
-    named = latent["concept"] if (latent["f1"] or 0) >= 0.5 else None
-    what = html.Span(spoken(named), className="concept") if named else words(latent["peaks"][:3], "amber")
     return html.Tr(
         [
             html.Td(html.A(str(latent["latent"]), href=href(sae, latent["latent"]), className="row-link number")),
             html.Td(bar(share, text), **{"data-tip": more}),
-            html.Td(what),
+            html.Td(meaning(latent)),
         ]
     )

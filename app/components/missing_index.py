@@ -7,7 +7,7 @@ from dash import State as Current
 
 from app.addresses import Features
 from app.components import jobs, notice
-from app.jobs import FAILED
+from app.jobs import CANCELLED, FAILED
 
 if TYPE_CHECKING:
     from app.session import Dictionary, Session
@@ -38,8 +38,6 @@ def register(app: Dash, session: "Session") -> None:
     def build(clicks: int | None, _finished: int, name: str) -> tuple[Any, int]:
         return progress(session, name, bool(clicks)), len(session.worker.jobs)
 
-    del build
-
 
 def progress(session: "Session", name: str, wanted: bool) -> Any:
     """Start the job if it is wanted; say how it stands, or where to look once it is done."""
@@ -49,6 +47,8 @@ def progress(session: "Session", name: str, wanted: bool) -> Any:
     if not wanted:
         return None
     job = session.build_index(dictionary)
+    if job.state == CANCELLED:
+        return notice.remark("The building was cancelled.")
     if job.state == FAILED:
         return notice.error(job.error)
     return notice.remark("Building; the list of jobs shows how far it is, and can stop it.")

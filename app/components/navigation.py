@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 GROUPS = (
     ("", (("/", "Start", "s"),)),
     ("Model", (("/attention", "Attention", "a"), ("/lens", "Logit lens", "l"))),
-    ("Dictionary", (("/features", "Features", "f"),)),
+    ("Dictionary", (("/features", "Features", "f"), ("/text", "On my text", "m"))),
 )
 """Groups of (path, name, key after `g`)."""
 PARENTS = {"/feature": "/features"}

@@ -10,12 +10,12 @@ from app.components.panel import panel
 from workbench.figures.features import densities
 
 if TYPE_CHECKING:
-    from app.session import Dictionary, Session
+    from app.session import Dictionary
 
 
-def overview(session: "Session", dictionary: "Dictionary") -> html.Div:
+def overview(dictionary: "Dictionary") -> html.Div:
     """Facts beside the histogram of densities."""
-    figure = densities(session.densities(dictionary), dictionary.index.summary.n_tokens)
+    figure = densities([row["density"] for row in dictionary.rows], dictionary.index.summary.n_tokens)
     return html.Div(
         [facts(summary_facts(dictionary), "stacked"), panel("densities", figure)],
         className="overview",

@@ -7,6 +7,7 @@ from dash import Dash, Input, Output, html
 from app import samples
 from app.addresses import Attention, Feature, Features, Lens
 from app.components import jobs, latents
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from app.session import Dictionary, Session
@@ -44,13 +45,14 @@ def register(app: Dash, session: "Session") -> None:
     def update(_finished: int) -> tuple[list[html.A], int]:
         return starts(session), len(session.worker.jobs)
 
-    del update
-
 
 def _head(session: "Session", sample: samples.Sample) -> html.A:
     """The best induction head, once the heads have been scored."""
     prompt = _kept(session, sample)
-    scores = session.head_scores()
+    try:
+        scores = session.head_scores()
+    except WorkbenchError:
+        return card("Attention", "Where does every head look?", sample.prompt, Attention(prompt=prompt).href())
     if scores is None:
         return card("Attention", "Where does every head look?", "Scoring the heads…", Attention(prompt=prompt).href())
     layer, head, score = scores.ranked("induction")[0]

@@ -33,10 +33,15 @@ def text(
     window: tuple[int, int] | None = None,
     unit: str = "activation",
     focusable: bool = False,
+    documents: Sequence[int] | None = None,
+    notes: Sequence[str] | None = None,
+    picked: int | None = None,
 ) -> html.Span:
     """Tokens in reading order. `values` tints them on the scale up to `top`; `peak` is underlined.
 
-    Tokens outside `window` (first, last + 1) are marked, so that a page can fold them away.
+    `notes` say something of each token in its tooltip and make it one to pick; `picked` is the one that was.
+    Tokens outside `window` (first, last + 1) are marked, so that a page can fold them away, and so are those of another
+    document than the peak's.
     """
     apart = spaced(strings)
     children: list[Any] = []
@@ -44,7 +49,13 @@ def text(
         value = None if values is None else values[position]
         outside = window is not None and not window[0] <= position < window[1]
         token = _token(string, position, value, top, position == peak, outside, unit)
-        if focusable:
+        if documents is not None and peak is not None and documents[position] != documents[peak]:
+            token.className += " other"
+        if notes is not None:
+            setattr(token, "data-tip", f"{visible(string)}   {notes[position]}")
+        if position == picked:
+            token.className += " here"
+        if focusable or notes is not None:
             token.tabIndex = 0
         if apart and position and string not in CLOSING and strings[position - 1] not in OPENING:
             children.append(html.Span(" ", className="far") if outside else " ")

@@ -12,12 +12,15 @@ from app.components import head_facts, jobs, looks, notice, panel, prompt
 from app.components.remarks import remarks
 from app.components.segmented import segmented
 from app.prompts import checked
+from app.session import HEADS
 from app.theme import themed
 from workbench.errors import WorkbenchError
 from workbench.figures import attention as figures
 from workbench.figures import heads as head_figures
 
 if TYPE_CHECKING:
+    from workbench.heads import HeadScores
+
     from app.session import Session
 
 TITLE = "Attention"
@@ -25,6 +28,7 @@ KINDS = {"induction": "Induction", "previous_token": "Previous token", "duplicat
 
 
 def layout(session: "Session", state: PageState) -> Any:
+    session.renew(HEADS)
     text = state.prompt or samples.first(session)
     kind = state.score if state.score in KINDS else "induction"
     chosen = [state.layer, state.head] if exists(session, state.layer, state.head) else None
@@ -71,6 +75,7 @@ def register(app: Dash, session: "Session") -> None:
         Input(scores, "clickData"),
         prevent_initial_call=True,
     )
+    app.clientside_callback(ClientsideFunction("workbench", "hoverHead"), Input(panel.graph_id("head"), "hoverData"))
     app.clientside_callback(
         ClientsideFunction("workbench", "outlineHead"),
         Output(grid, "figure"),
@@ -111,8 +116,6 @@ def register(app: Dash, session: "Session") -> None:
     def show_head(text: str, chosen: list[int] | None, kind: str) -> tuple[go.Figure, Any, Any, str]:
         return one_head(session, text, chosen, kind)
 
-    del show_heads, show_scores, show_head
-
 
 def exists(session: "Session", layer: int, head: int) -> bool:
     info = session.model.info
@@ -128,9 +131,17 @@ def all_heads(session: "Session", text: str) -> tuple[go.Figure, list, bool]:
     return themed(figures.grid(result)), remarks(session.model, text), False
 
 
+def scored(session: "Session") -> "HeadScores | None":
+    """The scores, if they are there."""
+    try:
+        return session.head_scores()
+    except WorkbenchError:
+        return None
+
+
 def all_scores(session: "Session", kind: str, chosen: list[int] | None) -> tuple[go.Figure, list[int] | None, int]:
     """The scores of all heads, the head to enlarge (the one chosen, or the best at this score), the number of jobs."""
-    scores = session.head_scores()
+    scores = scored(session)
     if scores is None:
         return go.Figure(), chosen, len(session.worker.jobs)
     best = list(scores.ranked(kind)[0][:2])
@@ -147,5 +158,5 @@ def one_head(session: "Session", text: str, chosen: list[int] | None, kind: str)
         result = session.attention(checked(session.model, text))
     except WorkbenchError:
         return go.Figure(), None, None, href
-    facts = head_facts.head_facts(session.head_scores(), layer, head)
+    facts = head_facts.head_facts(session, layer, head)
     return themed(figures.head(result, layer, head)), facts, looks.looks(result, layer, head), href

@@ -23,7 +23,7 @@ def layout(session: "Session", state: PageState) -> Any:
         return [html.H1(TITLE), missing_index.missing_index(dictionary)]
     record = dictionary.index.latent(state.latent)
     return [
-        *feature_heading.heading(session, dictionary, record),
+        *feature_heading.heading(dictionary, record),
         html.Div(
             [
                 html.Div(feature_facts.meaning(dictionary, record), className="column"),
@@ -56,5 +56,3 @@ def register(app: Dash, session: "Session") -> None:
         state = read(PageState, before.partition("?")[2])
         href = PageState(sae=state.sae, latent=state.latent, text=text or "").href()
         return on_my_text.answer(session, state.sae, state.latent, text), href
-
-    del update

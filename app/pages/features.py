@@ -25,12 +25,12 @@ def layout(session: "Session", state: PageState) -> Any:
     if not session.dictionaries:
         return [heading, dictionaries.dictionaries(session)]
     dictionary = session.dictionary(state.sae)
-    top = [heading, dictionaries.selector(session, dictionary)]
+    top = [heading, dictionaries.selector(session, dictionary, lambda name: PageState(sae=name).href())]
     if dictionary.index is None:
         return [*top, missing_index.missing_index(dictionary)]
     return [
         *top,
-        overview.overview(session, dictionary),
+        overview.overview(dictionary),
         feature_filters.filters(dictionary, state),
         html.Div(results(session, state), id="features-results"),
         dcc.Store(id="features-state", data=state.href()),
@@ -54,8 +54,6 @@ def register(app: Dash, session: "Session") -> None:
     def update(search: str, concept: str, density: Sequence[float], least: float, before: str) -> tuple[Any, str]:
         state = filtered(read(PageState, before.partition("?")[2]), search, concept, density, least)
         return results(session, state), state.href()
-
-    del update
 
 
 def filtered(

@@ -62,8 +62,6 @@ def register(app: Dash, session: "Session") -> None:
     def update(text: str, show: str, cells: str) -> tuple[go.Figure, list, bool, str]:
         return render(session, text, show, cells)
 
-    del update
-
 
 def render(session: "Session", text: str, show: str, cells: str) -> tuple[go.Figure, list, bool, str]:
     """The figure, what to remark, whether to hide the results, and the address."""

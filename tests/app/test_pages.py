@@ -10,9 +10,10 @@ from flask.testing import FlaskClient
 from plotly.utils import PlotlyJSONEncoder
 
 from app import router
-from app.addresses import Attention, Feature, Features
+from app.addresses import Attention, Feature, Features, Text
 from app.components import missing_index, on_my_text
 from app.pages import attention, features, lens
+from app.pages import text as text_page
 from app.session import Session
 from workbench.figures.table import array
 
@@ -186,6 +187,16 @@ def test_my_text_is_tinted_by_the_saes_own_activations(session: Session) -> None
     assert f"{expected[:, latent].max():.2f}" in text(answer)
 
 
+def test_the_strongest_latents_on_a_text_are_the_saes(session: Session) -> None:
+    shown, notice, href = text_page.render(session, SAE, PROMPT, 2)
+    residual = session.model.run(PROMPT, capture=[SAE])[SAE][0]
+    expected = session.dictionary(SAE).sae.encode(residual)[2]
+    links = [text(link) for link in of_class(shown, "row-link")]
+    assert links == [str(latent) for latent in expected.argsort(descending=True).tolist()[: int((expected > 0).sum())]]
+    assert not notice
+    assert href == Text(sae=SAE, prompt=PROMPT, at=2).href()
+
+
 def test_no_text_no_answer(session: Session) -> None:
     assert on_my_text.answer(session, SAE, 0, "") is None
     assert "64" in text(on_my_text.answer(session, SAE, 0, "cat " * 100))
@@ -210,4 +221,4 @@ def test_the_random_feature_is_alive(session: Session) -> None:
     content = page(session, Feature(sae=SAE, latent=3).href())
     (link,) = [item for item in components(content) if getattr(item, "data-step", None) == "random"]
     state = router.read(Feature, link.href.partition("?")[2])
-    assert session.densities(session.dictionary(SAE))[state.latent] > 0
+    assert session.dictionary(SAE).rows[state.latent]["n_active"] > 0
