@@ -3,8 +3,8 @@
     python benchmarks/harvest.py [--json] [--rounds 9]
 
 Every comparison reads the same packed contexts with the same random weights, on one thread of the CPU, and the sides
-alternate. Times are processor time, so that other work on the machine disturbs them little; printed are the medians over
-rounds, and as the ratio the median of peer time / our time (above 1: ours is faster).
+alternate. Times are processor time, so that other work on the machine disturbs them little; printed are the medians
+over rounds, and as the ratio the median of peer time / our time (above 1: ours is faster).
 """
 
 import argparse

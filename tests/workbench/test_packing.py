@@ -49,7 +49,7 @@ def test_every_token_is_packed_once_and_in_order(lengths: list[int], bos: int | 
             assert all(piece[0] == BOS for piece in pieces)
             pieces = [piece[1:] for piece in pieces]
             start, length = start + 1, max(length - 1, 0)
-        assert sum(pieces, []) == source.tokens[start : start + length].tolist()
+        assert [token for piece in pieces for token in piece] == source.tokens[start : start + length].tolist()
     assert not parts
 
 
