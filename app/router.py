@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from dash import ClientsideFunction, Dash, Input, Output, State, html
 
 from app.components import navigation, notice
+from app.errors import one_line
 from app.pages import attention, feature, features, home, lens, text
 from app.state import read
-from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -58,15 +58,15 @@ def _content(session: "Session", page: ModuleType | None, query: str) -> Any:
         return _loading(session)
     try:
         return page.layout(session, read(page.PageState, query))
-    except WorkbenchError as error:
-        return [html.H1(page.TITLE), notice.error(str(error))]
+    except Exception as error:
+        return [html.H1(page.TITLE), notice.error(one_line(error))]
 
 
 def _loading(session: "Session") -> Any:
     """What the page says until the model is there, or if it never will be."""
     job = session.loading
     if job is not None and job.error:
-        return notice.empty("The model could not be loaded.", notice.error(job.error))
+        return notice.empty("Loading has failed.", notice.error(job.error))
     return notice.empty(
         f"Loading {session.source}…",
         html.P("The first time takes a few seconds more. This page fills itself in.", className="hint"),

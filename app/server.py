@@ -1,16 +1,14 @@
 """The Dash application: assembled from the shell, the pages and the guards, and served by waitress."""
 
-import sys
-import traceback
-
 import plotly.io as pio
 from dash import ALL, ClientsideFunction, Dash, Input, set_props
 
 from app import router, security
 from app.components import jobs, notice, panel
+from app.errors import one_line
 from app.session import Session
 from app.shell import INDEX, shell
-from workbench.errors import SettingError, WorkbenchError
+from workbench.errors import SettingError
 from workbench.figures.theme import DARK, LIGHT
 
 HOST = "127.0.0.1"
@@ -54,13 +52,8 @@ def _register(app: Dash, session: Session) -> None:
 
 
 def report(error: Exception) -> None:
-    """An error that no page has caught: one line for the reader; the traceback of a bug goes to the terminal."""
-    if isinstance(error, WorkbenchError):
-        line = str(error)
-    else:
-        traceback.print_exception(error, file=sys.stderr)
-        line = f"Something broke in the workbench ({type(error).__name__}). The terminal says where."
-    set_props("alert", {"children": notice.error(line)})
+    """An error that no page has caught, in one line at the foot of the window."""
+    set_props("alert", {"children": notice.error(one_line(error))})
 
 
 def serve(app: Dash, port: int) -> None:

@@ -1,6 +1,7 @@
 """What one run of the dashboard has open: a model, its SAEs and their indexes, and the worker that runs them."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -71,9 +72,9 @@ class Session:
         progress(1, steps, "reading the model")
         model = load_model(self.source)
         dictionaries = []
-        for number, directory in enumerate(self.sae_dirs):
-            progress(2 + number, steps, f"opening {directory.name}")
-            dictionaries.append(open_dictionary(directory, model))
+        for number, (name, directory) in enumerate(named(self.sae_dirs).items()):
+            progress(2 + number, steps, f"opening {name}")
+            dictionaries.append(open_dictionary(name, directory, model))
         self.dictionaries = tuple(sorted(dictionaries, key=lambda dictionary: _layer_order(dictionary.name)))
         self.model = model
         progress(steps, steps)
@@ -155,7 +156,14 @@ class Session:
         return self._answers[key]
 
 
-def open_dictionary(directory: Path, model: "HookedModel") -> Dictionary:
+def named(directories: Sequence[Path]) -> dict[str, Path]:
+    """Directories by their last names; by their paths where those are not unique."""
+    last = Counter(directory.resolve().name for directory in directories)
+    names = (d.resolve().name if last[d.resolve().name] == 1 else str(d) for d in directories)
+    return dict(zip(names, directories, strict=True))
+
+
+def open_dictionary(name: str, directory: Path, model: "HookedModel") -> Dictionary:
     """Read an SAE and its index. `SettingError` if it was not made for `model`."""
     from saes.index.feature_index import FeatureIndex
     from saes.storage import load_sae
@@ -169,7 +177,7 @@ def open_dictionary(directory: Path, model: "HookedModel") -> Dictionary:
         width = model.info.d_model
         raise SettingError(f"{directory} reads {sae.cfg.d_in} numbers a token, but {model.info.name} has {width}")
     index = FeatureIndex.open(directory) if (directory / "features").is_dir() else None
-    return Dictionary(directory.name, directory, sae, index)
+    return Dictionary(name, directory, sae, index)
 
 
 def _layer_order(name: str) -> tuple[int, str]:

@@ -8,7 +8,8 @@ from workbench.figures.theme import DARK, LIGHT
 COOKIE = "workbench-theme"
 
 
-def themed(figure: go.Figure) -> go.Figure:
-    """`figure` in the template of the browser that asks."""
+def themed(figure: go.Figure, **source: str) -> go.Figure:
+    """`figure` in the template of the browser that asks, and where its numbers come from, for its exports."""
     dark = has_request_context() and request.cookies.get(COOKIE) == "dark"
+    figure.layout.meta = {**(figure.layout.meta or {}), "source": source}
     return figure.update_layout(template=DARK if dark else LIGHT)

@@ -23,10 +23,12 @@
   function picture(graph, format) {
     const { meta = {}, margin = {} } = graph.layout;
     const { width, height } = graph._fullLayout;
-    const title = { text: meta.title, x: 0, xref: "container", xanchor: "left", pad: { l: 12, t: 12 }, yanchor: "top", y: 1 };
-    const layout = { ...graph.layout, title, margin: { ...margin, t: 44 + (margin.t ?? 8) }, width, height: height + 44 };
+    const plain = (text) => text.replace(/\s+/g, " ").replaceAll("&", "&amp;").replaceAll("<", "&lt;").slice(0, 110);
+    const source = Object.values(meta.source ?? {}).map(plain).join(" · ");
+    const title = { text: `${plain(meta.title ?? "")}<br><sub>${source}</sub>`, x: 0, xref: "container", xanchor: "left", pad: { l: 12, t: 12 }, yanchor: "top", y: 1 };
+    const layout = { ...graph.layout, title, margin: { ...margin, t: 56 + (margin.t ?? 8) }, width, height: height + 56 };
     const filename = (meta.title ?? "figure").toLowerCase().replace(/[^a-z0-9]+/g, "-");
-    Plotly.downloadImage({ data: graph.data, layout }, { format, filename, width, height: height + 44, scale: 2 });
+    Plotly.downloadImage({ data: graph.data, layout }, { format, filename, width, height: height + 56, scale: 2 });
   }
 
   document.addEventListener("click", (event) => {

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
 from dash import html
 
 from app.components import latents
 from app.components.facts import bar
 from app.components.panel import panel, reading_button
+from app.theme import themed
 from workbench.figures import features as figures
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def meaning(dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
     ]
     return [
         _list("Concepts", CONCEPTS.format(n=summary.n_tokens), [_concept(score) for score in record.concepts]),
-        panel("logits", figures.logits(*effects)) if any(effects) else None,
+        panel("logits", _sourced(figures.logits(*effects), dictionary, record)) if any(effects) else None,
         _list("Nearest directions", NEIGHBOURS, near),
         _list("Fires together with", PARTNERS.format(n=summary.coactivation_tokens), together),
     ]
@@ -53,8 +55,13 @@ def histogram_panel(dictionary: "Dictionary", record: "LatentRecord") -> html.Se
     """The histogram of activations; hovering a token anywhere on the page draws a line into it. None if dead."""
     if not record.n_active:
         return None
-    n_tokens = dictionary.index.summary.n_tokens
-    return panel("histogram", figures.histogram(record.histogram, record.bin_width, n_tokens), className="histogram")
+    figure = figures.histogram(record.histogram, record.bin_width, dictionary.index.summary.n_tokens)
+    return panel("histogram", _sourced(figure, dictionary, record), className="histogram")
+
+
+def _sourced(figure: go.Figure, dictionary: "Dictionary", record: "LatentRecord") -> go.Figure:
+    source = {"model": dictionary.index.summary.model, "sae": dictionary.name, "latent": str(record.latent)}
+    return themed(figure, **source)
 
 
 def _concept(score: Any) -> html.Tr:

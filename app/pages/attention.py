@@ -19,9 +19,8 @@ from workbench.figures import attention as figures
 from workbench.figures import heads as head_figures
 
 if TYPE_CHECKING:
-    from workbench.heads import HeadScores
-
     from app.session import Session
+    from workbench.heads import HeadScores
 
 TITLE = "Attention"
 KINDS = {"induction": "Induction", "previous_token": "Previous token", "duplicate_token": "Duplicate token"}
@@ -128,7 +127,7 @@ def all_heads(session: "Session", text: str) -> tuple[go.Figure, list, bool]:
         result = session.attention(checked(session.model, text))
     except WorkbenchError as error:
         return go.Figure(), [notice.error(str(error))], True
-    return themed(figures.grid(result)), remarks(session.model, text), False
+    return themed(figures.grid(result), model=session.model.info.name, prompt=text), remarks(session.model, text), False
 
 
 def scored(session: "Session") -> "HeadScores | None":
@@ -145,7 +144,8 @@ def all_scores(session: "Session", kind: str, chosen: list[int] | None) -> tuple
     if scores is None:
         return go.Figure(), chosen, len(session.worker.jobs)
     best = list(scores.ranked(kind)[0][:2])
-    return themed(head_figures.scores(scores, kind)), chosen or best, len(session.worker.jobs)
+    figure = themed(head_figures.scores(scores, kind), model=session.model.info.name)
+    return figure, chosen or best, len(session.worker.jobs)
 
 
 def one_head(session: "Session", text: str, chosen: list[int] | None, kind: str) -> tuple[go.Figure, Any, Any, str]:
@@ -159,4 +159,5 @@ def one_head(session: "Session", text: str, chosen: list[int] | None, kind: str)
     except WorkbenchError:
         return go.Figure(), None, None, href
     facts = head_facts.head_facts(session, layer, head)
-    return themed(figures.head(result, layer, head)), facts, looks.looks(result, layer, head), href
+    figure = themed(figures.head(result, layer, head), model=session.model.info.name, prompt=text)
+    return figure, facts, looks.looks(result, layer, head), href

@@ -30,7 +30,7 @@ def layout(session: "Session", state: PageState) -> Any:
         return [*top, missing_index.missing_index(dictionary)]
     return [
         *top,
-        overview.overview(dictionary),
+        overview.overview(dictionary, session.model),
         feature_filters.filters(dictionary, state),
         html.Div(results(session, state), id="features-results"),
         dcc.Store(id="features-state", data=state.href()),

@@ -71,4 +71,9 @@ def render(session: "Session", text: str, show: str, cells: str) -> tuple[go.Fig
         result = session.lens(checked(session.model, text))
     except WorkbenchError as error:
         return go.Figure(), [notice.error(str(error))], True, href
-    return themed(figures.figure(result, show, cells)), remarks(session.model, text), False, href
+    return (
+        themed(figures.figure(result, show, cells), model=session.model.info.name, prompt=text),
+        remarks(session.model, text),
+        False,
+        href,
+    )

@@ -74,6 +74,16 @@ def test_the_grid_holds_every_pattern_once(patterns: AttentionPatterns) -> None:
         assert float(row["attention"]) == pytest.approx(patterns.patterns[at].item(), rel=1e-5)
 
 
+def test_a_grid_too_large_to_send_shows_the_largest_of_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)).tril()
+    monkeypatch.setattr(attention, "CELLS", 9)
+    figure = attention.grid(AttentionPatterns(torch.arange(5), list("abcde"), pattern))
+    table = {(int(row["query"]), int(row["key"])): float(row["attention"]) for row in rows(figure)}
+    assert table[2, 0] == pytest.approx(pattern[0, 0, 2:4, 0:2].max().item(), rel=1e-5)
+    assert table[4, 4] == pytest.approx(pattern[0, 0, 4, 4].item(), rel=1e-5)
+    assert "2 × 2" in reading(figure)
+
+
 def test_a_model_that_sees_the_future_keeps_it(patterns: AttentionPatterns) -> None:
     both_ways = AttentionPatterns(patterns.tokens, WORDS, torch.full((1, 1, 4, 4), 0.25))
     assert len(rows(attention.head(both_ways, 0, 0))) == 16

@@ -133,6 +133,11 @@ def test_the_grid_and_the_head_show_the_models_attention(session: Session) -> No
     assert href == Attention(prompt=PROMPT, layer=1, head=2).href()
 
 
+def test_a_figure_says_where_its_numbers_come_from(session: Session) -> None:
+    figure, *_ = lens.render(session, PROMPT, "probability", "token")
+    assert figure.layout.meta["source"] == {"model": session.model.info.name, "prompt": PROMPT}
+
+
 def test_a_click_in_the_grid_falls_on_its_head(session: Session) -> None:
     grid, *_ = attention.all_heads(session, PROMPT)
     x, y, z = (array(grid.data[0][axis]) for axis in "xyz")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 GAP = 0.16
 """Space between two tiles of the grid, as a share of a tile."""
+CELLS = 2_000_000
+"""The grid shows at most about so many; longer prompts are pooled."""
 
 
 def grid(result: "AttentionPatterns") -> go.Figure:
@@ -21,7 +23,7 @@ def grid(result: "AttentionPatterns") -> go.Figure:
     Tile (layer, head) covers the square from (head, layer) to (head + 1, layer + 1) less the gap, so a click at (x, y)
     falls on head ⌊x⌋ of layer ⌊y⌋. The figure's meta holds the grid's size and a tile's side.
     """
-    patterns = result.patterns.numpy()
+    patterns, block = _pooled(result.patterns.numpy())
     n_layers, n_heads, n_pos, _ = patterns.shape
     at = _tile_positions(n_pos)
     x = np.concatenate([head + at for head in range(n_heads)])
@@ -37,8 +39,8 @@ def grid(result: "AttentionPatterns") -> go.Figure:
         hoverinfo="none",
         meta={
             "columns": {
-                "x": _along("head", "key", n_heads, n_pos),
-                "y": _along("layer", "query", n_layers, n_pos),
+                "x": _along("head", "key", n_heads, n_pos, block),
+                "y": _along("layer", "query", n_layers, n_pos, block),
                 "z": "attention",
             }
         },
@@ -57,7 +59,8 @@ def grid(result: "AttentionPatterns") -> go.Figure:
         f"Attention of all {n_layers * n_heads} heads",
         "One tile a head; layers downwards, heads across. In a tile, y: the token that looks (query); x: the token it "
         "looks at (key), both in reading order. Colour: share of the row's attention, 0 to 1; "
-        "every row sums to 1. The upper triangle is the future, which a causal model cannot see.",
+        "every row sums to 1. The upper triangle is the future, which a causal model cannot see."
+        + (f" A cell is the largest of {block} × {block} positions." if block > 1 else ""),
     )
     figure.layout.meta |= {"grid": [n_layers, n_heads], "side": 1 - GAP}
     return figure
@@ -120,12 +123,22 @@ def _tiles(patterns: np.ndarray) -> np.ndarray:
     return padded.transpose(0, 2, 1, 3).reshape(n_layers * (n_pos + 1), n_heads * (n_pos + 1))
 
 
-def _along(outer: str, inner: str, n_outer: int, n_pos: int) -> dict[str, list[int | None]]:
-    """What each row or column of the grid stands for; the gaps for nothing."""
+def _along(outer: str, inner: str, n_outer: int, n_pos: int, block: int) -> dict[str, list[int | None]]:
+    """What each row or column of the grid stands for (the first position of its block); the gaps for nothing."""
     return {
         outer: [number for number in range(n_outer) for _ in range(n_pos + 1)],
-        inner: [*range(n_pos), None] * n_outer,
+        inner: [*range(0, n_pos * block, block), None] * n_outer,
     }
+
+
+def _pooled(patterns: np.ndarray) -> tuple[np.ndarray, int]:
+    """Patterns small enough to send, and the side of the blocks of positions whose largest attention a cell shows."""
+    n_layers, n_heads, n_pos, _ = patterns.shape
+    block = -(-n_pos // max(1, int((CELLS / (n_layers * n_heads)) ** 0.5)))
+    short = -n_pos % block
+    padded = np.pad(patterns, ((0, 0), (0, 0), (0, short), (0, short)))
+    side = (n_pos + short) // block
+    return padded.reshape(n_layers, n_heads, side, block, side, block).max(axis=(3, 5)), block
 
 
 def _causal(patterns: np.ndarray) -> np.ndarray:

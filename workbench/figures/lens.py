@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CELL_WIDTH = 58
 """Pixels that a token needs to be read in its cell."""
+WRITTEN = 256
+"""In prompts longer than this, cells are coloured only; the rest is in the hover."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def figure(result: "LensResult", show: str = "probability", cells: str = "token"
         xgap=1,
         ygap=1,
         text=_cell_texts(result, values, measure, cells),
-        texttemplate="%{text}",
+        texttemplate="%{text}" if n_pos <= WRITTEN else None,
         textfont={"size": 11},
         customdata=_hovers(result, values, measure),
         hovertemplate="%{customdata}<extra></extra>",
@@ -123,7 +125,7 @@ def figure(result: "LensResult", show: str = "probability", cells: str = "token"
         "stream is read through the final norm and the unembedding; 'embed' is before the first layer, the top row is "
         f"the model's own prediction. Colour: {measure.means}. In a cell: the {written}.",
     )
-    picture.layout.meta |= {"min_width": 120 + CELL_WIDTH * n_pos}
+    picture.layout.meta |= {"min_width": 120 + (CELL_WIDTH * n_pos if n_pos <= WRITTEN else 0)}
     return picture
 
 
