@@ -78,12 +78,10 @@ def gather(
     found = IndexAccumulator(sae.cfg.d_sae, len(corpus.concepts), seed)
     skip = special_ids(model.tokenizer)
     for batch in harvest(model, corpus, [sae.site], batch_size=batch_size):
-        activations = batch.activations[sae.site]
-        if activations.shape[-1] != sae.cfg.d_in:
-            width = activations.shape[-1]
+        width = batch.activations[sae.site].shape[-1]
+        if width != sae.cfg.d_in:
             raise SettingError(f"the SAE takes {sae.cfg.d_in} dimensions, and {sae.site} of this model has {width}")
-        for part in firings(sae, activations, batch.tokens, batch.documents, batch.mask(skip), batch.labels):
-            found.update(part)
+        found.update(firings(sae, batch, batch.mask(skip)))
         if on_progress:
             on_progress(min(found.activity.n_tokens, n_tokens))
         if found.activity.n_tokens >= n_tokens:

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from workbench.cli.command import Command
 
 if TYPE_CHECKING:
-    from saes.index.feature_index import FeatureIndex
+    from saes.index.records import Report
 
 index = Command(
     summary="Index an SAE's latents: examples, logits, neighbours, concepts",
@@ -42,7 +42,7 @@ class IndexOptions:
     """cpu, cuda, mps…; default: the best one there is."""
 
 
-def run(options: IndexOptions) -> FeatureIndex:
+def run(options: IndexOptions) -> Report:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -63,7 +63,7 @@ def run(options: IndexOptions) -> FeatureIndex:
     corpus = open_corpus(source, model.tokenizer, context=context, seed=options.seed)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("indexing", total=options.tokens)
-        return build_index(
+        index = build_index(
             sae.to(model.device),
             model,
             corpus,
@@ -73,3 +73,4 @@ def run(options: IndexOptions) -> FeatureIndex:
             seed=options.seed,
             on_progress=lambda done: bar.update(task, completed=done),
         )
+    return index.report()

@@ -1,7 +1,6 @@
 """Ask a feature index: a page of the table of latents, everything about one latent, which concepts are covered."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from saes.index.records import (
     Neighbour,
     Page,
     Partner,
+    Report,
     Summary,
 )
 from saes.index.scale import BANDS, BINS
@@ -147,11 +147,12 @@ class FeatureIndex:
         best = sorted((ConceptScore(**row) for row in self._ask(query)), key=lambda score: -score.f1)
         return Coverage(f1, best, n_concepts=sum(n > 0 for n in self.summary.concepts.values()))
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self.summary) | {"coverage": asdict(self.coverage())}
+    def report(self) -> Report:
+        """What `workbench sae index` prints."""
+        return Report(str(self.directory), self.summary, self.coverage() if self.summary.concepts else None)
 
     def __str__(self) -> str:
-        return f"{self.summary}\n{self.coverage()}" if self.summary.concepts else str(self.summary)
+        return str(self.report())
 
     def _examples(self, latent: int) -> list[Example]:
         rows = self._of(latent, "examples")
@@ -182,7 +183,7 @@ class FeatureIndex:
             answer = self._database.cursor().execute(query, parameters)
             names = [column[0] for column in answer.description]
             return (dict(zip(names, row, strict=True)) for row in answer.fetchall())
-        except duckdb.IOException as error:
+        except duckdb.Error as error:
             raise DamagedFile(f"{self.directory} has a damaged feature index ({str(error).splitlines()[0]})") from None
 
     def _file(self, table: str) -> str:

@@ -1,18 +1,18 @@
 """Firings: every activation above zero in some contexts, as a list of entries instead of a mostly empty matrix."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from saes.sae import SAE
+from workbench.activations import ActivationBatch
 
-DENSE_ENTRIES = 2**26
-"""How many dense activations are held at a time: 256 MiB in 32-bit floats."""
+DENSE_ENTRIES = {"cpu": 2**22, "other": 2**26}
+"""How many dense activations are held at a time: on a CPU few enough that they stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,26 @@ class Firings:
 
 
 @torch.no_grad()
-def firings(
-    sae: SAE,
-    activations: Float[Tensor, "context pos d_in"],
-    tokens: Int[Tensor, "context pos"],
-    documents: Int[Tensor, "context pos"],
-    counted: Bool[Tensor, "context pos"],
-    labels: Bool[Tensor, "context pos concept"] | None = None,
-) -> Iterator[Firings]:
-    """Encode as many contexts at a time as memory allows, each whole."""
-    step = max(1, DENSE_ENTRIES // (tokens.shape[1] * sae.cfg.d_sae))
-    for part in (slice(start, start + step) for start in range(0, len(tokens), step)):
-        use = counted[part].to(activations.device)
-        latents = sae.encode(activations[part][use])
+def firings(sae: SAE, batch: ActivationBatch, counted: Bool[Tensor, "context pos"]) -> Firings:
+    """What fires in a batch harvested at the SAE's site, at the positions that count."""
+    x = batch.activations[sae.site]
+    where = counted.flatten().nonzero()[:, 0]
+    rows = x.flatten(0, 1)[where.to(x.device)]
+    step = max(1, DENSE_ENTRIES.get(x.device.type, DENSE_ENTRIES["other"]) // sae.cfg.d_sae)
+    parts = []
+    for start in range(0, len(rows), step):
+        latents = sae.encode(rows[start : start + step])
         row, latent = latents.nonzero(as_tuple=True)
-        yield Firings(
-            tokens=tokens[part].cpu().numpy(),
-            documents=documents[part].cpu().numpy(),
-            counted=counted[part].cpu().numpy(),
-            labels=None if labels is None else labels[part].cpu().numpy(),
-            token=use.flatten().nonzero()[:, 0][row].to(torch.int32).cpu().numpy(),
-            latent=latent.to(torch.int32).cpu().numpy(),
-            value=latents[row, latent].float().cpu().numpy(),
-        )
+        value = latents[row, latent].float()
+        parts.append((where[start + row.cpu()].int().numpy(), latent.int().cpu().numpy(), value.cpu().numpy()))
+    none = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    token, latent, value = (np.concatenate(column) for column in zip(none, *parts, strict=True))
+    return Firings(
+        tokens=batch.tokens.numpy(),
+        documents=batch.documents.numpy(),
+        counted=counted.numpy(),
+        labels=None if batch.labels is None else batch.labels.numpy(),
+        token=token,
+        latent=latent,
+        value=value,
+    )

@@ -10,7 +10,7 @@ from saes.sae import SAE
 from workbench.errors import ModelError
 from workbench.model import HookedModel
 
-ENTRIES = 2**25
+ENTRIES = 2**22
 """Cosines or logits that are held at a time."""
 STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 """Sites that lie in, or write straight into, the residual stream, which the unembedding reads."""
@@ -37,7 +37,7 @@ def neighbours(W_dec: Float[Tensor, "d_sae d_in"], n: int) -> tuple[Int[Tensor, 
 @torch.no_grad()
 def logit_effects(
     sae: SAE, model: HookedModel, n: int
-) -> tuple[Int[Tensor, "d_sae 2*n"], Float[Tensor, "d_sae 2*n"]] | None:
+) -> tuple[Int[Tensor, "d_sae token"], Float[Tensor, "d_sae token"]] | None:
     """The tokens whose logits each decoder direction raises most (columns 0..n-1, best first) and lowers most (then).
 
     The effect of a direction v is unembed(u) - unembed(0), u = v scaled to root mean square 1, less its mean over the

@@ -180,3 +180,17 @@ class Coverage:
             for score in self.best
         ]
         return "\n".join([head, *lines])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an index holds, at a glance."""
+
+    directory: str
+    summary: Summary
+    coverage: Coverage | None
+    """None for a corpus without concept labels."""
+
+    def __str__(self) -> str:
+        parts = [str(self.summary), *([str(self.coverage)] if self.coverage else [])]
+        return "\n".join([*parts, f"`workbench app --sae {self.directory}` shows it"])

@@ -56,7 +56,7 @@ def _activity(found: IndexAccumulator) -> pa.Table:
             "n_active": n_active,
             "maximum": activity.maximum,
             "mean": activity.total / np.maximum(n_active, 1),
-            "bin_width": width(activity.exponent, BINS),
+            "bin_width": np.where(n_active > 0, width(activity.exponent, BINS), 0.0),
             "histogram": _lists(np.arange(len(n_active) + 1) * BINS, activity.histogram.flatten()),
         }
     )

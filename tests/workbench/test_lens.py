@@ -13,7 +13,7 @@ TOKENS = torch.tensor([3, 1, 4, 1, 5, 9])
 
 
 @pytest.fixture(scope="module")
-def model() -> HookedModel:
+def toy() -> HookedModel:
     config = TransformerBridgeConfig(
         n_layers=3, d_model=16, n_ctx=16, d_head=8, n_heads=2, d_vocab=30, d_mlp=32, act_fn="gelu",
         normalization_type="LN", positional_embedding_type="standard", seed=0,
@@ -35,9 +35,9 @@ def test_one_row_by_hand():
     assert read["next_rank"].tolist() == [2]
 
 
-def test_the_last_row_is_the_models_own_prediction(model: HookedModel):
-    lens = logit_lens(model, TOKENS, k=30)
-    probs = model.run(TOKENS[None]).logits[0].softmax(-1)
+def test_the_last_row_is_the_models_own_prediction(toy: HookedModel):
+    lens = logit_lens(toy, TOKENS, k=30)
+    probs = toy.run(TOKENS[None]).logits[0].softmax(-1)
     scattered = torch.zeros_like(probs).scatter_(-1, lens.top_tokens[-1], lens.top_probs[-1])
     torch.testing.assert_close(scattered, probs, atol=1e-6, rtol=1e-5)
     assert lens.kl_to_final[-1].max() < 1e-6
@@ -48,27 +48,37 @@ def test_the_last_row_is_the_models_own_prediction(model: HookedModel):
         assert lens.next_rank[-1, position].item() == 1 + better
 
 
-def test_every_row_decodes_its_site(model: HookedModel):
-    lens = logit_lens(model, TOKENS)
+def test_the_last_row_is_hugging_faces_prediction_for_every_architecture(model: HookedModel, reference):
+    tokens = torch.tensor([7, 70, 170, 270])
+    lens = logit_lens(model, tokens, k=3)
+    with torch.no_grad():
+        expected = reference(tokens[None]).logits[0].softmax(-1).topk(3)
+    torch.testing.assert_close(lens.top_probs[-1], expected.values, atol=1e-5, rtol=1e-4)
+    assert torch.equal(lens.top_tokens[-1], expected.indices)
+    assert lens.strings == model.token_strings(tokens)
+
+
+def test_every_row_decodes_its_site(toy: HookedModel):
+    lens = logit_lens(toy, TOKENS)
     assert lens.labels == ["embed", "0", "1", "2"]
     assert lens.sites[0] == "blocks.0.hook_resid_pre"
     assert lens.top_probs.shape == (4, 6, 5)
-    run = model.run(TOKENS[None], capture=lens.sites)
+    run = toy.run(TOKENS[None], capture=lens.sites)
     for row, site in enumerate(lens.sites):
         resid = run[site][0]
         normed = (resid - resid.mean(-1, keepdim=True)) / (resid.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-        probs = (normed @ model.W_U).softmax(-1)
+        probs = (normed @ toy.W_U).softmax(-1)
         torch.testing.assert_close(lens.top_probs[row], probs.topk(5).values, atol=1e-5, rtol=1e-4)
         entropy = -(probs * probs.log()).sum(-1)
         torch.testing.assert_close(lens.entropy[row], entropy, atol=1e-4, rtol=1e-4)
 
 
-def test_a_prompt_of_one_token_has_no_next_token(model: HookedModel):
-    lens = logit_lens(model, TOKENS[:1])
+def test_a_prompt_of_one_token_has_no_next_token(toy: HookedModel):
+    lens = logit_lens(toy, TOKENS[:1])
     assert lens.next_rank.shape == (4, 0)
     assert str(lens).count("\n") == 4
 
 
-def test_k_outside_the_vocabulary_is_refused(model: HookedModel):
+def test_k_outside_the_vocabulary_is_refused(toy: HookedModel):
     with pytest.raises(SettingError, match="k is 31"):
-        logit_lens(model, TOKENS, k=31)
+        logit_lens(toy, TOKENS, k=31)

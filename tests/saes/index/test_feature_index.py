@@ -293,13 +293,13 @@ def test_a_topk_sae_in_a_deeper_layer(hooked, architecture: str, corpus: Labelle
     config = SAEConfig(32, 64, k=5, metadata={"hook_name": "blocks.1.hook_resid_post"})
     sae = ARCHITECTURES["topk"](config)
     skip = special_ids(model.tokenizer)
-    rows, contexts = [], list(corpus.batches(32))
-    for batch in contexts:
+    rows, unlabelled = [], corpus.corpus
+    for batch in unlabelled.batches(32):
         run = model.run(batch.tokens, capture=[sae.site], stop_after=sae.site)
         rows.append(run[sae.site][batch.mask(skip)])
     sae = sae.initialise(torch.cat(rows).mean(0), seed=0).requires_grad_(False)
     dense = sae.encode(torch.cat(rows))
-    index = build_index(sae, model, corpus, n_tokens=10**9, out=tmp_path)
+    index = build_index(sae, model, unlabelled, n_tokens=10**9, out=tmp_path)
     table = index.table(sort="latent", descending=False, limit=64).rows
     assert [row["n_active"] for row in table] == (dense > 0).sum(0).tolist()
     assert [row["maximum"] for row in table] == pytest.approx(dense.max(0).values.tolist(), rel=1e-4)
@@ -311,6 +311,8 @@ def test_a_topk_sae_in_a_deeper_layer(hooked, architecture: str, corpus: Labelle
     partner = record.coactive[0]
     assert partner.together == ((dense[:, latent] > 0) & (dense[:, partner.latent] > 0)).sum()
     assert len(record.top_logits) == len(record.bottom_logits) == 10
+    assert (record.concepts, index.report().coverage) == ([], None)
+    assert str(index).startswith("64 latents at blocks.1.hook_resid_post")
 
 
 def test_an_empty_corpus_says_so(sae: SAE, llama: HookedModel, corpus: Labelled, tmp_path: Path):
