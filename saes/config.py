@@ -33,8 +33,9 @@ class TrainConfig:
     """Number of latents."""
     k: int = 16
     """topk: how many latents may be active for one token."""
-    l1_coefficient: float = 5.0
-    """standard: weight of the L1 penalty, in units where activations are sqrt(d_in) from their centre on average."""
+    l1_coefficient: float = 2.0
+    """standard: weight of the L1 penalty, with activations scaled to lie sqrt(d_in) from their centre on average; wide
+    models bear more (Anthropic: 5)."""
     tokens: int = 500_000
     """How many activations to train on; a corpus that is shorter is read again."""
     batch_size: int = 1024
