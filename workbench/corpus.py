@@ -167,8 +167,9 @@ def open_corpus(
 ) -> PackedCorpus:
     """Open a corpus: `workbench.readers` says what its documents are, `workbench.packing` how they are packed.
 
-    `source` is "tinytown"; a .txt, .jsonl or .parquet file; a directory saved by `datasets`; or the id of a Hugging
-    Face dataset ("owner/name", or "owner/name:configuration"), which is streamed.
+    `source` is "tinytown", or "tinytown:GENRE" for texts of one genre; a .txt, .jsonl or .parquet file; a directory
+    saved by `datasets`; or the id of a Hugging Face dataset ("owner/name", or "owner/name:configuration"), which is
+    streamed.
     `tokenizer` is a Hugging Face tokenizer; Tinytown needs none, and refuses any but its own.
     `bos`: whether every document, and every continued piece of one, begins with the tokenizer's BOS; by default, if it
     has one. (GPT-2's is `<|endoftext|>`, which parted documents in its training.)
@@ -178,8 +179,9 @@ def open_corpus(
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more, not {seed}")
-    if str(source) == "tinytown":
-        return _open_tinytown(tokenizer, context=context, seed=seed, split=split)
+    bundled, _, genre = str(source).partition(":")
+    if bundled == "tinytown":
+        return _open_tinytown(genre or None, tokenizer, context=context, seed=seed, split=split)
     if tokenizer is None:
         raise CorpusError(f"reading {source} takes a tokenizer, and this model has none")
     bos_id = _bos_id(tokenizer, bos)
@@ -204,14 +206,13 @@ def open_corpus(
     )
 
 
-def _open_tinytown(tokenizer: Any, *, context: int, seed: int, split: str) -> PackedCorpus:
-    source = Tinytown(seed, split)
+def _open_tinytown(genre: str | None, tokenizer: Any, *, context: int, seed: int, split: str) -> PackedCorpus:
+    source = Tinytown(seed, split, genre)
     if tokenizer is not None and tokenizer.get_vocab() != source.language.ids:
         raise CorpusError("the tinytown corpus fits only models with its vocabulary; give this one a text corpus")
-    words = hashlib.sha256("\n".join(source.language.words).encode()).hexdigest()
-    digest = f"tinytown {split} {words}"
+    digest = f"tinytown {genre} {split} {source.language.fingerprint}"
     return PackedCorpus(
-        name="tinytown",
+        name="tinytown" if genre is None else f"tinytown:{genre}",
         source=source,
         context=context,
         seed=seed,

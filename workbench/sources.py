@@ -121,19 +121,19 @@ class TextStream:
 class Tinytown:
     """The generator of the bundled language: endless, and labelled with concepts."""
 
-    def __init__(self, seed: int, split: str):
+    def __init__(self, seed: int, split: str, genre: str | None = None):
         from workbench.tinytown.concepts import CONCEPTS
         from workbench.tinytown.language import BOS, Language
 
         if split not in ("train", "held_out"):
             raise CorpusError(f"tinytown has no split {split!r}; it has 'train' and 'held_out'")
-        self.language = Language()
+        self.language = Language(genre)
         self.concepts = CONCEPTS
         self.bos = self.language.ids[BOS]
         self._seed, self._split = seed, split
 
     def blocks(self, epoch: int, start: int) -> Iterator[Documents]:
-        for chunk in islice(self.language.chunks(self._seed, self._split), start, None):
+        for chunk in self.language.chunks(self._seed, self._split, start=start):
             numbers, lengths = np.unique(chunk.document, return_counts=True)
             yield Documents(chunk.tokens.astype(np.int32), lengths, numbers.astype(np.int64), chunk.labels)
 

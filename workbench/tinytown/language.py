@@ -4,6 +4,7 @@ A chunk is made in two steps. The plan: for each of some hundred documents a gen
 sentence patterns. The filling: for each pattern all its occurrences in the chunk at once, written into one flat array.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,16 +13,19 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.errors import CorpusError
 from workbench.tinytown import skills
-from workbench.tinytown.concepts import lexical_masks, mask
+from workbench.tinytown.concepts import CONCEPTS, lexical_masks, mask
 from workbench.tinytown.lexicon import DOMAINS
 from workbench.tinytown.template import Slot, Template, draw, is_held_out, sizes
 
 BOS, UNKNOWN = "<bos>", "<unk>"
 SPECIAL = (BOS, UNKNOWN)
 CAST = ("name", "name2", "name3")
-FRAGMENTS_LENGTH = (40, 120)
+FRAGMENTS_LENGTH = (30, 120)
 """Words in a text of random words."""
+ALL_WORDS = 0.3
+"""Share of the texts of random words that draw from the whole vocabulary, not from words of one kind."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,16 @@ GENRES: dict[str, Genre] = {
 }
 
 
+@dataclass(frozen=True)
 class Language:
     """The words of Tinytown and its generator. Equal seeds give equal texts."""
+
+    genre: str | None = None
+    """Only documents of this genre, one of `GENRES`; None: all, as often as their shares say."""
+
+    def __post_init__(self) -> None:
+        if self.genre not in (None, *GENRES):
+            raise CorpusError(f"tinytown has no genre {self.genre!r}; it has {', '.join(GENRES)}")
 
     @cached_property
     def patterns(self) -> tuple[Template, ...]:
@@ -100,8 +112,21 @@ class Language:
         return {word: number for number, word in enumerate(self.words)}
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides the texts but the seed."""
+        facts = (self.words, CONCEPTS, GENRES, FRAGMENTS_LENGTH)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    @cached_property
     def lexical(self) -> NDArray[np.uint64]:
         return lexical_masks(self.words)
+
+    @cached_property
+    def kinds(self) -> tuple[NDArray[np.int64], ...]:
+        """Ids of all ordinary words, then of the words of each kind that has at least 24."""
+        groups = [set(words) for domain in DOMAINS.values() for words in domain.forms.values()]
+        ids = [np.array(sorted(self.ids[word] for word in group)) for group in groups if len(group) >= 24]
+        return (np.arange(len(SPECIAL), len(self.words)), *ids)
 
     def table(self, slot: Slot) -> NDArray[np.int64]:
         return np.array([self.ids[word] for word in slot.words], dtype=np.int64)
@@ -178,7 +203,7 @@ class Language:
 
     def _plan(self, rng: np.random.Generator, documents: int) -> "_Plan":
         genres = list(GENRES.values())
-        shares = np.array([genre.share for genre in genres])
+        shares = np.array([kind.share if self.genre in (None, name) else 0.0 for name, kind in GENRES.items()])
         genre = rng.choice(len(genres), size=documents, p=shares / shares.sum())
         document, pattern = [], []
         for number, kind in enumerate(genres):
@@ -220,26 +245,31 @@ def fragments(
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.uint64]]]:
     """`n` texts of random words in which fragments come again: what induction heads are for.
 
-    Most texts repeat fragments of two to four words after any number of others, so that the one thing that predicts a
-    copied word is the word before it: a head that looks a fixed distance back, or for longer matches, gains nothing.
-    One text in five repeats itself whole. Words that stand side by side by chance are never a held-out pair (in the
-    held-out split always one).
+    Four texts in five string together fragments of two or three words, drawn again and again from a few that belong to
+    the text. The one thing that predicts the next word is then the word before it: a head that looks a fixed distance
+    back, or for longer matches, gains nothing. The other texts repeat a whole passage. Most texts keep to words of one
+    kind, some use all. Neighbours in a fragment are never a held-out pair of words (in the held-out split always one).
     """
     longest = FRAGMENTS_LENGTH[1]
     lengths = rng.integers(*FRAGMENTS_LENGTH, size=n)
-    source = np.tile(np.arange(longest), (n, 1))
-    rows, columns = np.arange(n), np.arange(longest)
-    for _ in range(longest // 5):
-        size = rng.choice((2, 2, 3, 3, 4), size=n)
-        start = rng.integers(0, lengths - 2 * size)
-        again = rng.integers(start + size, lengths - size + 1)
-        for step in range(4):
-            copied = rows[step < size]
-            source[copied, again[copied] + step] = source[copied, start[copied] + step]
-    whole = rng.random(n) < 0.2
+    kinds = language.kinds
+    kind = rng.choice(len(kinds), size=n, p=[ALL_WORDS] + [(1 - ALL_WORDS) / (len(kinds) - 1)] * (len(kinds) - 1))
+    words = np.stack([_random_words(rng, kinds[number], longest, held_out) for number in kind])
+
+    most = np.array([min(24, len(words) // 3) for words in kinds])[kind]
+    pool = np.exp(rng.uniform(np.log(3), np.log(most + 1))).astype(np.int64)
+    chosen = (rng.random((n, longest // 2)) * pool[:, None]).astype(np.int64)
+    size = 2 + np.take_along_axis(rng.random((n, longest)) < 0.5, chosen, axis=1)
+    ends = np.cumsum(size, axis=1)
+    strung = np.zeros((n, 3 * longest), dtype=np.int64)
+    for step in range(3):
+        row, number = np.nonzero(step < size)
+        strung[row, ends[row, number] - size[row, number] + step] = 3 * chosen[row, number] + step
     period = rng.integers(5, lengths // 2 + 1)
-    source[whole] = columns % period[whole, None]
-    tokens = np.take_along_axis(_random_words(language, rng, (n, longest), held_out), source, axis=1)
+    whole = rng.random(n) < 0.2
+    source = np.where(whole[:, None], np.arange(longest) % period[:, None], strung[:, :longest])
+
+    tokens = np.take_along_axis(words, source, axis=1)
     labels = np.where(_predictable(tokens), mask("random_words", "repeated_fragment"), mask("random_words"))
     return (
         [row[:length] for row, length in zip(tokens, lengths, strict=True)],
@@ -247,16 +277,14 @@ def fragments(
     )
 
 
-def _random_words(
-    language: Language, rng: np.random.Generator, shape: tuple[int, int], held_out: bool
-) -> NDArray[np.int64]:
-    words = rng.integers(len(SPECIAL), len(language.words), size=shape)
+def _random_words(rng: np.random.Generator, kind: NDArray[np.int64], n: int, held_out: bool) -> NDArray[np.int64]:
+    """Words of a kind of which every two neighbours are on the same side of the split."""
+    words = rng.choice(kind, size=n)
     while True:
-        broken = np.zeros(shape, dtype=bool)
-        broken[:, 1:] = is_held_out(words[:, :-1], words[:, 1:], salt=7) != held_out
-        if not broken.any():
+        broken = 1 + np.flatnonzero(is_held_out(words[:-1], words[1:], salt=7) != held_out)
+        if not len(broken):
             return words
-        words[broken] = rng.integers(len(SPECIAL), len(language.words), size=int(broken.sum()))
+        words[broken] = rng.choice(kind, size=len(broken))
 
 
 def _predictable(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:

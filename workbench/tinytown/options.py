@@ -31,8 +31,8 @@ class TrainOptions:
 
     out: str
     """Directory to write the model to."""
-    tokens: int = 20_000_000
-    """Training tokens; the corpus never repeats."""
+    tokens: int = 14_000_000
+    """Training tokens, none seen twice."""
     n_layers: int = 4
     """Transformer layers."""
     n_heads: int = 4
@@ -43,14 +43,18 @@ class TrainOptions:
     """Width of the gated MLP."""
     context: int = 128
     """Positions in a context."""
-    batch_size: int = 32
+    batch_size: int = 8
     """Contexts in a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """Peak learning rate of AdamW, after 100 steps of warm-up; it falls linearly to 0 over the second half."""
     weight_decay: float = 0.1
     """On weight matrices; embeddings and norms have none."""
     seed: int = 0
     """Decides the initial weights and the texts."""
+
+    def steps(self, tokens: int) -> int:
+        """Training steps that read so many tokens."""
+        return -(-tokens // (self.batch_size * self.context))
 
     def __post_init__(self) -> None:
         for name in ("tokens", "n_layers", "n_heads", "d_model", "d_mlp", "batch_size"):

@@ -19,6 +19,7 @@ from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.tokenizer import build_tokenizer
 
 WARM_UP = 100
+INITIAL_STD = 0.08
 
 
 class Step(NamedTuple):
@@ -37,7 +38,7 @@ def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM
     torch.manual_seed(options.seed)
     model = new_model(options)
     optimizer = _optimizer(model, options)
-    steps = max(1, options.tokens // (options.batch_size * options.context))
+    steps = options.steps(options.tokens)
     device = next(model.parameters()).device
     started = time.perf_counter()
     for step, batch in enumerate(islice(_batches(options), steps)):
@@ -56,7 +57,7 @@ def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM
 
 
 def new_model(options: TrainOptions) -> LlamaForCausalLM:
-    """A Llama with random weights, on the GPU if there is one."""
+    """A Llama with random weights, on the GPU if there is one (see `initialise`)."""
     language = Language()
     config = LlamaConfig(
         vocab_size=len(language.words),
@@ -66,13 +67,32 @@ def new_model(options: TrainOptions) -> LlamaForCausalLM:
         num_attention_heads=options.n_heads,
         num_key_value_heads=options.n_heads,
         max_position_embeddings=options.context,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
+        initializer_range=INITIAL_STD,
         bos_token_id=language.ids[BOS],
         eos_token_id=language.ids[BOS],
         pad_token_id=None,
         use_cache=True,
     )
-    return LlamaForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = LlamaForCausalLM(config)
+    initialise(model)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def initialise(model: LlamaForCausalLM) -> None:
+    """Weights from which copying is learned within a million tokens, not tens of millions.
+
+    They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
+    attends to (the output projection is half the value projection, transposed), and from the second layer on leans
+    towards tokens like the one it looks from (keys resemble queries). What to copy, and where, is left to learn.
+    """
+    for number, layer in enumerate(model.model.layers):
+        attention = layer.self_attn
+        attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
+        if number > 0:
+            attention.k_proj.weight.copy_(0.5 * attention.q_proj.weight + 0.75**0.5 * attention.k_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
 
 
 def schedule(step: int, steps: int) -> float:
