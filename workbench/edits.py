@@ -148,7 +148,12 @@ def _shape(tensor: Tensor) -> list[int]:
 
 
 def add(
-    site: str, vector: Float[Tensor, "..."], scale: float = 1.0, *, positions: Selection = None, heads: Selection = None
+    site: str,
+    vector: Float[Tensor, "..."],
+    scale: float | int = 1.0,
+    *,
+    positions: Selection = None,
+    heads: Selection = None,
 ) -> Edit:
     """Add `scale` times a vector (activation addition: Turner et al. 2023, arXiv:2308.10248)."""
     return Edit(site, lambda part, vector: part + scale * vector, (vector,), positions, heads, "add")
@@ -195,7 +200,7 @@ def _cycle(n_rows: int, seed: int) -> Tensor:
     return cycle
 
 
-def scale(site: str, factor: float, *, positions: Selection = None, heads: Selection = None) -> Edit:
+def scale(site: str, factor: float | int, *, positions: Selection = None, heads: Selection = None) -> Edit:
     """Multiply the activation by `factor`."""
     return Edit(site, lambda part: part * factor, (), positions, heads, "scale")
 

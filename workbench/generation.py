@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.errors import SettingError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """A prompt and what the model went on to write. Prints as its text."""
 
@@ -40,11 +40,11 @@ class Generation:
 class Sampling:
     """How the next token is drawn. Raises `SettingError` for a value that makes no sense."""
 
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     """Divides the logits; 0 takes the likeliest token."""
     top_k: int | None = None
     """Draw from the k likeliest tokens only."""
-    top_p: float | None = None
+    top_p: float | int | None = None
     """Draw from the fewest likeliest tokens whose probabilities reach p (nucleus sampling: arXiv:1904.09751)."""
 
     def __post_init__(self) -> None:

@@ -44,17 +44,19 @@ class Pass:
 
     window: Window
     edits: Mapping[str, Sequence[Edit]] = field(default_factory=dict)
-    capture: frozenset[str] = frozenset()
+    capture: Sequence[str] = ()
     stop_after: str | None = None
     grad: bool = False
     captured: dict[str, Tensor] = field(default_factory=dict)
     _carried: dict[str, Tensor] = field(default_factory=dict)
 
-    def sites(self) -> set[str]:
-        """Where this pass needs hooks."""
-        mids = {site for site in {*self.edits, *(self.capture if self.grad else ())} if _is_mid(site)}
-        stop = {self.stop_after} if self.stop_after else set()
-        return {*self.edits, *self.capture, *stop, *map(_end_of_block, mids)}
+    def visits(self) -> dict[str, Visit]:
+        """A visitor for each site that this pass has business at."""
+        mids = [site for site in (*self.edits, *self.capture) if _is_mid(site)]
+        stop = [self.stop_after] if self.stop_after else []
+        return {
+            site: partial(self.visit, site) for site in (*self.edits, *self.capture, *stop, *map(_end_of_block, mids))
+        }
 
     def visit(self, site: str, value: Tensor) -> Tensor | None:
         """Called with the activation at a site; returns what takes its place, or None to leave it."""
@@ -131,11 +133,12 @@ def survey(bridge: TransformerBridge, forward: Callable[[Tensor], Tensor]) -> Su
         nodes[site] = _tracked(value)
         return nodes[site]
 
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=next(bridge.original_model.parameters()).device)
-    with torch.enable_grad(), hooked(points, {site: partial(visit, site) for site in points}):
+    visits = {site: partial(visit, site) for site in points}
+    with torch.inference_mode(False), torch.enable_grad(), hooked(points, visits):
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=next(bridge.original_model.parameters()).device)
         total = forward(tokens).sum()
-    names = [site for site in times if times[site] == 1]
-    gradients = torch.autograd.grad(total, [nodes[site] for site in names], allow_unused=True)
+        names = [site for site in times if times[site] == 1]
+        gradients = torch.autograd.grad(total, [nodes[site] for site in names], allow_unused=True)
     inert = {site for site, gradient in zip(names, gradients, strict=True) if gradient is None}
     false = {site for site in inert if site.endswith("hook_attn_scores")}
     return Survey(points, tuple(site for site in names if site not in false), frozenset(inert - false))

@@ -6,7 +6,10 @@ it would reconfigure them.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -15,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from workbench.errors import DamagedFile, ModelError
 from workbench.files import read_json
@@ -86,30 +90,47 @@ def _check_directory(path: Path) -> None:
 def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The Hugging Face model at a place given by `locate`, with attention computed where it can be seen."""
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            place,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        with _no_progress_bar() if Path(place).is_dir() else nullcontext():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
     except SafetensorError as error:
         raise DamagedFile(f"the weights of {place} are truncated or not safetensors ({error})") from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{place} cannot be read as a language model: {reason}") from None
+        raise ModelError(f"{place} cannot be read as a language model: {_in_short(error)}") from None
     if lacking := sorted(report["missing_keys"]):
         raise DamagedFile(f"the weights of {place} lack {len(lacking)} tensors, {lacking[0]} among them")
     return model.to(device)
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """The library shows one for reading files that are already here."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _in_short(error: Exception) -> str:
+    return shorten(str(error), 300, placeholder=" …")
+
+
 def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; None if there is none."""
     try:
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
         return None
+    return tokenizer if tokenizer.vocab_size else None  # without files, the library makes one that knows no words
 
 
 def bridge_around(model: PreTrainedModel, name: str) -> TransformerBridge:
@@ -117,8 +138,8 @@ def bridge_around(model: PreTrainedModel, name: str) -> TransformerBridge:
     try:
         bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, model_name=name)
     except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{name} is a {type(model).__name__}, which TransformerBridge cannot wrap: {reason}") from None
+        kind = type(model).__name__
+        raise ModelError(f"{name} is a {kind}, which TransformerBridge cannot wrap: {_in_short(error)}") from None
     bridge.original_model.eval().requires_grad_(False)
     return bridge
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -194,7 +194,7 @@ class HookedModel:
         names = sites.expand(capture, self.sites)
         stop = sites.expand(stop_after, self.sites)[-1] if stop_after else None
         length = tokens.shape[1]
-        plan = Pass(Window(0, length, length, length), self._by_site(edits), frozenset(names), stop, grad)
+        plan = Pass(Window(0, length, length, length), self._by_site(edits), names, stop, grad)
         logits = self._run(tokens, plan)
         if missed := [name for name in names if name not in plan.captured]:
             raise UnknownSite(f"{missed[0]} comes after {stop}, where the run was to stop")
@@ -210,8 +210,7 @@ class HookedModel:
         return plan
 
     def _run(self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None) -> Tensor | None:
-        visits = {site: partial(plan.visit, site) for site in plan.sites()}
-        with nullcontext() if plan.grad else torch.no_grad(), hooked(self._survey.points, visits):
+        with nullcontext() if plan.grad else torch.no_grad(), hooked(self._survey.points, plan.visits()):
             try:
                 return self._forward(tokens, cache)
             except Stop:
@@ -229,9 +228,9 @@ class HookedModel:
         max_new_tokens: int = 32,
         edits: Sequence[Edit] = (),
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | int = 1.0,
         top_k: int | None = None,
-        top_p: float | None = None,
+        top_p: float | int | None = None,
         stop_at_eos: bool = True,
     ) -> Generation:
         """Continue one prompt, with edits in force at the prompt and at every generated position.

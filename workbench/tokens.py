@@ -31,7 +31,7 @@ def encode(
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise PromptError(f"the texts have {lengths[0]} to {lengths[-1]} tokens; a batch must have one length")
-    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1)
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), max(lengths, default=0))
 
 
 def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

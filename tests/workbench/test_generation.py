@@ -150,7 +150,7 @@ def test_what_cannot_be_generated(hooked: Callable[[str], HookedModel]) -> None:
     model = hooked("gpt2")
     for request, error, message in (
         ({"prompt": torch.zeros(65, dtype=torch.long)}, PromptError, "the prompt has 65 tokens"),
-        ({"prompt": ["The cat", "The dog"]}, PromptError, "continues one prompt, and was given 2"),
+        ({"prompt": ["The cat", "The cat"]}, PromptError, "continues one prompt, and was given 2"),
         ({"prompt": "The", "temperature": -1.0}, SettingError, "temperature is -1.0"),
         ({"prompt": "The", "top_k": 0}, SettingError, "top_k is 0"),
         ({"prompt": "The", "top_p": 1.5}, SettingError, "top_p is 1.5"),

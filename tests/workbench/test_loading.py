@@ -59,7 +59,9 @@ def test_no_such_model(source: str) -> None:
 
 
 def test_a_file_is_not_a_model(directory: Path) -> None:
-    assert "config.json is a file; a model is a Hugging Face directory" in refused(directory / "config.json", ModelError)
+    assert "config.json is a file; a model is a Hugging Face directory" in refused(
+        directory / "config.json", ModelError
+    )
 
 
 def test_no_config(directory: Path) -> None:
@@ -113,7 +115,10 @@ def test_code_that_comes_with_a_model_is_not_run(directory: Path) -> None:
     trap = directory / "modeling_trap.py"
     trap.write_text(f"open({str(directory / 'sprung')!r}, 'w')\nclass Trap: pass\n")
     config = json.loads((directory / "config.json").read_text())
-    config |= {"model_type": "trap", "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "modeling_trap.Trap")}
+    config |= {
+        "model_type": "trap",
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "modeling_trap.Trap"),
+    }
     (directory / "config.json").write_text(json.dumps(config))
     refused(directory, ModelError)
     assert not (directory / "sprung").exists()

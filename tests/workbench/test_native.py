@@ -14,12 +14,20 @@ KINDS = {
     "attention only, no norm": {"attn_only": True, "normalization_type": None, "positional_embedding_type": "standard"},
     "like GPT-2": {"d_mlp": 48, "act_fn": "gelu", "normalization_type": "LN", "positional_embedding_type": "standard"},
     "like Llama": {
-        **{"d_mlp": 48, "act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS"},
-        **{"positional_embedding_type": "rotary", "n_key_value_heads": 2},
+        "d_mlp": 48,
+        "act_fn": "silu",
+        "gated_mlp": True,
+        "normalization_type": "RMS",
+        "positional_embedding_type": "rotary",
+        "n_key_value_heads": 2,
     },
     "capped": {
-        **{"d_mlp": 48, "act_fn": "gelu", "normalization_type": "RMSPre", "positional_embedding_type": "rotary"},
-        **{"output_logits_soft_cap": 5.0, "attn_scores_soft_cap": 3.0},
+        "d_mlp": 48,
+        "act_fn": "gelu",
+        "normalization_type": "RMSPre",
+        "positional_embedding_type": "rotary",
+        "output_logits_soft_cap": 5.0,
+        "attn_scores_soft_cap": 3.0,
     },
 }
 
@@ -27,7 +35,15 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def bridge(request: pytest.FixtureRequest) -> TransformerBridge:
     config = TransformerBridgeConfig(
-        n_layers=2, d_model=32, n_ctx=16, d_head=8, n_heads=4, d_vocab=50, seed=0, init_weights=True, **KINDS[request.param]
+        n_layers=2,
+        d_model=32,
+        n_ctx=16,
+        d_head=8,
+        n_heads=4,
+        d_vocab=50,
+        seed=0,
+        init_weights=True,
+        **KINDS[request.param],
     )
     bridge = TransformerBridge.boot_native(config, device="cpu")
     with torch.no_grad():
@@ -82,7 +98,9 @@ def test_the_callers_bridge_is_left_as_it_was(bridge: TransformerBridge, tokens:
     needs = [parameter.requires_grad for parameter in bridge.original_model.parameters()]
     before = bridge(tokens)
     model = HookedModel(bridge)
-    model.run(tokens, capture=model.sites, edits=[scale(site, 1.1) for site in model.sites], grad=True).logits.sum().backward()
+    model.run(
+        tokens, capture=model.sites, edits=[scale(site, 1.1) for site in model.sites], grad=True
+    ).logits.sum().backward()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in bridge.state_dict().items())
     assert [parameter.requires_grad for parameter in bridge.original_model.parameters()] == needs
     assert all("forward" not in vars(module) for module in bridge.modules())
@@ -95,7 +113,9 @@ def test_generation_computes_the_whole_sequence_each_time(bridge: TransformerBri
     generation = model.generate(tokens[0, :5], max_new_tokens=6, temperature=0, edits=edits)
     sequence = tokens[:1, :5]
     for _ in range(6):
-        reached = [add("blocks.0.hook_resid_post", torch.ones(32), positions=[p for p in (2, 7) if p < sequence.shape[1]])]
+        reached = [
+            add("blocks.0.hook_resid_post", torch.ones(32), positions=[p for p in (2, 7) if p < sequence.shape[1]])
+        ]
         sequence = torch.cat([sequence, model.run(sequence, edits=reached).logits[:, -1:].argmax(-1)], dim=1)
     assert generation.tokens.tolist() == sequence[0].tolist()
     assert generation.text is None
@@ -112,5 +132,5 @@ def test_facts_and_what_is_lacking(bridge: TransformerBridge, tokens: Tensor, re
     with pytest.raises(PromptError, match="toy has no tokenizer; give tokens instead of text"):
         model.run("some text")
     if bare:
-        with pytest.raises(UnknownSite, match="no site 'blocks.0.hook_mlp_out'"):
+        with pytest.raises(UnknownSite, match=r"no site 'blocks.0.hook_mlp_out'"):
             model.run(tokens, capture=["blocks.0.hook_mlp_out"])

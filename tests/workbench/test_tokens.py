@@ -1,5 +1,7 @@
 """Text to tokens and back, for the kinds of tokenizer that models come with."""
 
+import re
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -31,19 +33,21 @@ def piece_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-@pytest.mark.parametrize("text", ["The cat sat.", "naïve café", "日本語 🙂!", " two  spaces\n\ttab", "<|endoftext|>The"])
+@pytest.mark.parametrize(
+    "text", ["The cat sat.", "naïve café", "日本語 🙂!", " two  spaces\n\ttab", "<|endoftext|>The"]
+)
 def test_byte_level_tokens_spell_the_text(text: str) -> None:
     tokenizer = byte_tokenizer()
     (ids,) = tokens.encode(tokenizer, [text], None).tolist()
     assert tokens.decode(tokenizer, ids) == text
-    spelled = "".join(tokens.token_texts(tokenizer, ids))
-    assert spelled.encode("latin-1", "backslashreplace").decode("unicode_escape") == text or spelled == text
+    spelled = "".join(tokens.token_texts(tokenizer, ids)).encode()
+    assert re.sub(rb"\\x(..)", lambda escape: bytes.fromhex(escape[1].decode()), spelled).decode() == text
 
 
 def test_pieces_of_characters_are_shown_as_bytes() -> None:
     tokenizer = byte_tokenizer()
-    (ids,) = tokens.encode(tokenizer, ["on ü🙂"], None).tolist()
-    assert tokens.token_texts(tokenizer, ids) == ["on", " ", r"\xc3", r"\xbc", r"\xf0", r"\x9f", r"\x99", r"\x82"]
+    (ids,) = tokens.encode(tokenizer, [" ü🙂"], None).tolist()
+    assert tokens.token_texts(tokenizer, ids) == [" ", r"\xc3", r"\xbc", r"\xf0", r"\x9f", r"\x99", r"\x82"]
 
 
 def test_sentence_pieces() -> None:
@@ -58,12 +62,10 @@ def test_words() -> None:
 
 
 def test_rows_beyond_the_vocabulary_have_a_name() -> None:
-    assert tokens.token_texts(byte_tokenizer(), [290, 299])[-1] == "[299]"
+    assert tokens.token_texts(byte_tokenizer(), [0, 300]) == ["<|endoftext|>", "[300]"]
 
 
-@pytest.mark.parametrize(
-    ("prepend_bos", "expected"), [(None, [0, 2, 3]), (True, [0, 2, 3]), (False, [2, 3])]
-)
+@pytest.mark.parametrize(("prepend_bos", "expected"), [(None, [0, 2, 3]), (True, [0, 2, 3]), (False, [2, 3])])
 def test_exactly_one_bos_where_the_tokenizer_adds_it(prepend_bos: bool | None, expected: list[int]) -> None:
     assert tokens.encode(word_tokenizer(), ["the cat"], prepend_bos).tolist() == [expected]
 
