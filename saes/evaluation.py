@@ -85,11 +85,9 @@ class SAEReport:
             ("loss, untouched", f"{self.ce_clean:.4f}", "nats per token"),
             ("loss, SAE spliced in", f"{self.ce_spliced:.4f}", f"KL from untouched {self.kl:.4f}"),
             ("loss, site zeroed", f"{self.ce_zero:.4f}", ""),
-            (
-                "loss recovered",
-                f"{self.loss_recovered:.2%}",
-                "" if math.isfinite(self.loss_recovered) else "zeroing does no harm",
-            ),
+            ("loss recovered", f"{self.loss_recovered:.2%}", "")
+            if math.isfinite(self.loss_recovered)
+            else ("loss recovered", "n/a", "zeroing does no harm"),
         ]
         lines = [f"  {label:<30} {value:>9}  {note}".rstrip() for label, value, note in rows]
         return "\n".join([f"Measured on {self.n_tokens:,} tokens of {self.corpus}:", *lines])
