@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from app.components.tokens import gap
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -37,6 +40,10 @@ def first(session: "Session") -> str:
     return samples(session)[0].prompt
 
 
+NAMES = {"ioi": "indirect object"}
+"""Skills that go by another name here."""
+
+
 @cache
 def tinytown(model: "HookedModel") -> tuple[Sample, ...]:
     """The first held-out prompt of every skill of Tinytown, as text."""
@@ -47,6 +54,13 @@ def tinytown(model: "HookedModel") -> tuple[Sample, ...]:
         prompts = task_prompts(skill, 1)[0]
         words = model.token_strings([int(token) for token in prompts.clean[0]])
         (answer,) = model.token_strings([int(prompts.answer[0])])
-        text = " ".join(word.strip() for word in words if word != model.tokenizer.bos_token)
-        found.append(Sample(skill.replace("_", " "), text, answer.strip()))
+        words = [word.strip() for word in words if word != model.tokenizer.bos_token]
+        found.append(Sample(NAMES.get(skill, skill.replace("_", " ")), _joined(model, words), answer.strip()))
     return tuple(found)
+
+
+def _joined(model: "HookedModel", words: list[str]) -> str:
+    """Words as a sentence, without the spaces before signs if it reads as the same tokens."""
+    plain = " ".join(words)
+    tidy = words[0] + "".join(" " * gap(*pair) + pair[1] for pair in pairwise(words))
+    return tidy if model.to_tokens(tidy).tolist() == model.to_tokens(plain).tolist() else plain

@@ -5,7 +5,7 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, callback_context, clientside_callback, dcc, html
 
-from workbench.figures.frame import reading, title
+from workbench.figures.frame import nothing, reading, title
 from workbench.figures.table import to_csv, to_json
 
 CONFIG = {
@@ -24,7 +24,7 @@ def graph_id(name: str) -> dict[str, str]:
 
 def panel(name: str, figure: go.Figure | None = None, *, controls: Any = None, className: str = "") -> html.Section:
     """A framed figure. Without one, the frame is empty until a callback sends a figure to `graph_id(name)`."""
-    figure = go.Figure() if figure is None else figure
+    figure = figure or nothing()
     return html.Section(
         [
             html.Header(

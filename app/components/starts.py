@@ -24,7 +24,7 @@ def starts(session: "Session") -> list[html.A]:
     text = f"“… {_end(first.prompt)}” → {first.answer}"
     cards = [
         _head(session, repeated),
-        card("Logit lens", f"Watch the {first.name} being found", text, Lens(prompt=_kept(session, first)).href()),
+        card("Logit lens", "Watch an answer being found", text, Lens(prompt=_kept(session, first)).href()),
     ]
     dictionary = session.dictionary("") if session.dictionaries else None
     return cards + (_features(dictionary) if dictionary and dictionary.index else [])

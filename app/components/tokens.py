@@ -24,6 +24,11 @@ def spaced(strings: Sequence[str]) -> bool:
     return not any(string[:1].isspace() for string in strings)
 
 
+def gap(left: str, right: str) -> bool:
+    """Whether a space belongs between two tokens that are whole words or signs."""
+    return right not in CLOSING and left not in OPENING
+
+
 def text(
     strings: Sequence[str],
     values: Sequence[float] | None = None,
@@ -57,7 +62,7 @@ def text(
             token.className += " here"
         if focusable or notes is not None:
             token.tabIndex = 0
-        if apart and position and string not in CLOSING and strings[position - 1] not in OPENING:
+        if apart and position and gap(strings[position - 1], string):
             children.append(html.Span(" ", className="far") if outside else " ")
         children.append(token)
     if window is not None:

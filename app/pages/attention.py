@@ -17,6 +17,7 @@ from app.theme import themed
 from workbench.errors import WorkbenchError
 from workbench.figures import attention as figures
 from workbench.figures import heads as head_figures
+from workbench.figures.frame import nothing
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -126,7 +127,7 @@ def all_heads(session: "Session", text: str) -> tuple[go.Figure, list, bool]:
     try:
         result = session.attention(checked(session.model, text))
     except WorkbenchError as error:
-        return go.Figure(), [notice.error(str(error))], True
+        return nothing(), [notice.error(str(error))], True
     return themed(figures.grid(result), model=session.model.info.name, prompt=text), remarks(session.model, text), False
 
 
@@ -142,7 +143,7 @@ def all_scores(session: "Session", kind: str, chosen: list[int] | None) -> tuple
     """The scores of all heads, the head to enlarge (the one chosen, or the best at this score), the number of jobs."""
     scores = scored(session)
     if scores is None:
-        return go.Figure(), chosen, len(session.worker.jobs)
+        return nothing(), chosen, len(session.worker.jobs)
     best = list(scores.ranked(kind)[0][:2])
     figure = themed(head_figures.scores(scores, kind), model=session.model.info.name)
     return figure, chosen or best, len(session.worker.jobs)
@@ -157,7 +158,7 @@ def one_head(session: "Session", text: str, chosen: list[int] | None, kind: str)
     try:
         result = session.attention(checked(session.model, text))
     except WorkbenchError:
-        return go.Figure(), None, None, href
+        return nothing(), None, None, href
     facts = head_facts.head_facts(session, layer, head)
     figure = themed(figures.head(result, layer, head), model=session.model.info.name, prompt=text)
     return figure, facts, looks.looks(result, layer, head), href

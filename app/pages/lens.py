@@ -14,6 +14,7 @@ from app.prompts import checked
 from app.theme import themed
 from workbench.errors import WorkbenchError
 from workbench.figures import lens as figures
+from workbench.figures.frame import nothing
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -70,7 +71,7 @@ def render(session: "Session", text: str, show: str, cells: str) -> tuple[go.Fig
     try:
         result = session.lens(checked(session.model, text))
     except WorkbenchError as error:
-        return go.Figure(), [notice.error(str(error))], True, href
+        return nothing(), [notice.error(str(error))], True, href
     return (
         themed(figures.figure(result, show, cells), model=session.model.info.name, prompt=text),
         remarks(session.model, text),

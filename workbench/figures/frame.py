@@ -10,6 +10,13 @@ def blank(height: int, **layout: object) -> go.Figure:
     return go.Figure(layout={"template": LIGHT, "height": height, **layout})
 
 
+def nothing() -> go.Figure:
+    """A figure that shows nothing, on any ground: what stands where a result is not there yet, or never will be."""
+    clear = "rgba(0,0,0,0)"
+    hidden = {"visible": False}
+    return go.Figure(layout={"paper_bgcolor": clear, "plot_bgcolor": clear, "xaxis": hidden, "yaxis": hidden})
+
+
 def describe(figure: go.Figure, title: str, reading: str) -> go.Figure:
     """Note in the figure itself what it shows and what its axes, colours and denominators mean.
 
