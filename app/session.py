@@ -12,7 +12,7 @@ from app.jobs import CANCELLED, FAILED, Job, Progress, Worker
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
-    from app.live import Firing
+    from saes.firing import Firing
     from saes.index.feature_index import FeatureIndex
     from saes.sae import SAE
     from workbench.attention import AttentionPatterns
@@ -104,7 +104,7 @@ class Session:
 
     def firing(self, dictionary: Dictionary, text: str) -> "Firing":
         """What every latent of an SAE does on `text`."""
-        from app.live import fire
+        from saes.firing import fire
 
         return self._answer(("firing", dictionary.name, text), partial(fire, self.model, dictionary.sae, text))
 

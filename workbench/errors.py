@@ -10,7 +10,7 @@
     ├── TrainingError     a training run that cannot start or has diverged
     └── SettingError      an option whose value makes no sense
 
-The command line prints the text of any of these and exits with status 1. Anything else is a bug and may show a traceback.
+The command line prints the text of any of these and exits with status 1. Anything else is a bug, traceback and all.
 """
 
 

@@ -9,8 +9,8 @@ from app.components.facts import bar
 from app.components.panel import reading_button
 
 if TYPE_CHECKING:
-    from app.live import Firing
     from app.session import Dictionary
+    from saes.firing import Firing
 
 SHOWN = 24
 COLUMNS = (

@@ -3,8 +3,8 @@ import torch
 from transformer_lens import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from workbench.heads import KINDS, HeadScores, head_scores, repeated_tokens, stripe_scores
 from workbench.errors import SettingError
+from workbench.heads import KINDS, HeadScores, head_scores, repeated_tokens, stripe_scores
 from workbench.model import HookedModel
 
 LENGTH = 5

@@ -248,13 +248,15 @@ def fragments(
     Four texts in five string together fragments of two or three words, drawn again and again from a few that belong to
     the text. The one thing that predicts the next word is then the word before it: a head that looks a fixed distance
     back, or for longer matches, gains nothing. The other texts repeat a whole passage. Most texts keep to words of one
-    kind, some use all. Neighbours in a fragment are never a held-out pair of words (in the held-out split always one).
+    kind, some use all. Neighbours in a fragment are never a held-out pair of words; in the held-out split they always
+    are, and so that there are enough such pairs, every text there uses all words.
     """
     longest = FRAGMENTS_LENGTH[1]
     lengths = rng.integers(*FRAGMENTS_LENGTH, size=n)
     kinds = language.kinds
-    kind = rng.choice(len(kinds), size=n, p=[ALL_WORDS] + [(1 - ALL_WORDS) / (len(kinds) - 1)] * (len(kinds) - 1))
-    words = np.stack([_random_words(rng, kinds[number], longest, held_out) for number in kind])
+    all_words = 1.0 if held_out else ALL_WORDS
+    kind = rng.choice(len(kinds), size=n, p=[all_words] + [(1 - all_words) / (len(kinds) - 1)] * (len(kinds) - 1))
+    words = _random_words(language, rng, kind, longest, held_out)
 
     most = np.array([min(24, len(words) // 3) for words in kinds])[kind]
     pool = np.exp(rng.uniform(np.log(3), np.log(most + 1))).astype(np.int64)
@@ -277,14 +279,21 @@ def fragments(
     )
 
 
-def _random_words(rng: np.random.Generator, kind: NDArray[np.int64], n: int, held_out: bool) -> NDArray[np.int64]:
-    """Words of a kind of which every two neighbours are on the same side of the split."""
-    words = rng.choice(kind, size=n)
-    while True:
-        broken = 1 + np.flatnonzero(is_held_out(words[:-1], words[1:], salt=7) != held_out)
-        if not len(broken):
-            return words
-        words[broken] = rng.choice(kind, size=len(broken))
+def _random_words(
+    language: Language, rng: np.random.Generator, kind: NDArray[np.int64], n: int, held_out: bool
+) -> NDArray[np.int64]:
+    """`[text, n]` words of each text's kind, of which every two neighbours are on the same side of the split."""
+    sizes = np.array([len(words) for words in language.kinds])
+    of_kind, first = np.concatenate(language.kinds), np.cumsum(sizes) - sizes
+    words = np.empty((len(kind), n), dtype=np.int64)
+    for column in range(n):
+        rows = np.arange(len(kind))
+        while len(rows):
+            words[rows, column] = of_kind[first[kind[rows]] + rng.integers(sizes[kind[rows]])]
+            if column == 0:
+                break
+            rows = rows[is_held_out(words[rows, column - 1], words[rows, column], salt=7) != held_out]
+    return words
 
 
 def _predictable(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
