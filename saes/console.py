@@ -1,5 +1,6 @@
 """The commands as a person meets them: progress on standard error, Ctrl-C that saves, a result that prints."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +41,8 @@ def evaluate(config: EvalConfig) -> evaluation.SAEReport:
         missing = "its site" if not sae.site else "model" if not name else "corpus"
         raise SettingError(f"{config.sae} does not say {missing}; give it as an option")
     model = load_model(name, device=config.device)
+    if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
+        print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)
     context = config.context or trained.get("context_size") or 128
     corpus = training.open_held_out(source, model, context=context)
     with _progress("measuring", config.tokens) as (bar, task):

@@ -79,6 +79,15 @@ def test_eval_of_a_damaged_sae(small, capsys):
     assert "sae_weights.safetensors is truncated" in capsys.readouterr().err
 
 
+def test_eval_says_when_the_model_is_another(small, checkpoint, capsys):
+    config = small()
+    training.train(config)
+    assert run("eval", config.out, "--tokens", 100) == 0
+    assert "weights differ" not in capsys.readouterr().err
+    assert run("eval", config.out, "--tokens", 100, "--model", checkpoint("llama")) == 0
+    assert "is not the model this SAE was trained on" in capsys.readouterr().err
+
+
 def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
     config, steps = small(), []
     honest = training.Trainer.step
