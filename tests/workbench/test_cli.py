@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,26 @@ class Options:
     def __post_init__(self):
         if self.width < 1:
             raise SettingError(f"--width must be at least 1, not {self.width}")
+
+
+@dataclass(frozen=True)
+class WithPath:
+    """Options with a path."""
+
+    out: Path
+    """Where to."""
+
+
+def show(options):
+    return repr(options.out)
+
+
+def test_a_path_in_the_file_is_a_path(tmp_path, capsys, recwarn):
+    (tmp_path / "run.yaml").write_text("out: here/there\n")
+    command = Command("A test.", options=f"{__name__}:WithPath", run=f"{__name__}:show")
+    assert run_command("x", command, ["--config", str(tmp_path / "run.yaml")]) == 0
+    assert capsys.readouterr().out == f"{Path('here/there')!r}\n"
+    assert [str(warning.message) for warning in recwarn if "tyro" in str(warning.filename)] == []
 
 
 @dataclass(frozen=True)

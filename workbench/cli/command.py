@@ -4,7 +4,7 @@ import difflib
 import importlib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from workbench.errors import SettingError
 
@@ -50,7 +50,8 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return settings
+    kinds = get_type_hints(options)
+    return {name: Path(value) if kinds[name] is Path else value for name, value in settings.items()}
 
 
 def required_fields(options: type) -> set[str]:
