@@ -69,7 +69,8 @@ def partner(sae: str, latent: Mapping[str, Any], share: float, text: str, more: 
     return html.Tr(
         [
             html.Td(html.A(str(latent["latent"]), href=href(sae, latent["latent"]), className="row-link number")),
-            html.Td(bar(share, text), **{"data-tip": more}),
+            html.Td(bar(share, text)),
             html.Td(meaning(latent)),
-        ]
+        ],
+        **{"data-tip": more},
     )

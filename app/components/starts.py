@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 CONCEPTS = 3
 """So many well-found concepts get a card."""
+LOOKS = {
+    "induction": "for what came next last time",
+    "duplicate_token": "for the same word earlier on",
+    "previous_token": "at the word before",
+}
+"""What a head of each kind does, the most telling kind first."""
+CLEAR = 0.4
+"""The stripe score from which a head clearly is of its kind."""
 
 
 def starts(session: "Session") -> list[html.A]:
@@ -47,7 +55,7 @@ def register(app: Dash, session: "Session") -> None:
 
 
 def _head(session: "Session", sample: samples.Sample) -> html.A:
-    """The best induction head, once the heads have been scored."""
+    """A head that clearly does one thing, once the heads have been scored."""
     prompt = _kept(session, sample)
     try:
         scores = session.head_scores()
@@ -55,10 +63,11 @@ def _head(session: "Session", sample: samples.Sample) -> html.A:
         return card("Attention", "Where does every head look?", sample.prompt, Attention(prompt=prompt).href())
     if scores is None:
         return card("Attention", "Where does every head look?", "Scoring the heads…", Attention(prompt=prompt).href())
-    layer, head, score = scores.ranked("induction")[0]
-    n_heads = scores.induction.numel()
-    title = f"L{layer}H{head} looks for what came next last time"
-    text = f"Induction score {score:.2f}, the highest of {n_heads} heads"
+    best = {kind: scores.ranked(kind)[0] for kind in LOOKS}
+    kind = next((kind for kind in best if best[kind][2] >= CLEAR), max(best, key=lambda kind: best[kind][2]))
+    layer, head, score = best[kind]
+    title = f"L{layer}H{head} looks {LOOKS[kind]}"
+    text = f"{kind.replace('_', '-').capitalize()} score {score:.2f}, the highest of {scores.induction.numel()} heads"
     return card("Attention", title, text, Attention(prompt=prompt, layer=layer, head=head).href())
 
 

@@ -63,7 +63,8 @@ def text(
         if focusable or notes is not None:
             token.tabIndex = 0
         if apart and position and gap(strings[position - 1], string):
-            children.append(html.Span(" ", className="far") if outside else " ")
+            folded = outside or (window is not None and position == window[0])
+            children.append(html.Span(" ", className="far") if folded else " ")
         children.append(token)
     if window is not None:
         children = [*_ellipsis(window[0] > 0), *children, *_ellipsis(window[1] < len(strings))]

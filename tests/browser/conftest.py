@@ -12,9 +12,8 @@ import pytest
 from app.cli import bundled_saes
 from app.server import HOST, create_app
 from app.session import Session
+from tests.app.conftest import sae_dirs  # noqa: F401 - a fixture
 from workbench.tinytown import MODEL_DIR
-
-pytest_plugins = ("tests.app.conftest",)
 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 
@@ -39,7 +38,7 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="session", params=["tiny", "tinytown"])
-def site(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path], sae_dirs: list[Path]) -> Iterator[str]:
+def site(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path], sae_dirs: list[Path]) -> Iterator[str]:  # noqa: F811
     """The address of a dashboard: over a tiny random model, and over the bundled one."""
     from waitress import create_server
 
@@ -66,7 +65,7 @@ def open_page(browser, site: str) -> Iterator[Callable]:
         page.set_default_timeout(30_000)
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("requestfailed", lambda request: _note_failure(request, faults))
         page.on("request", lambda request: _note_foreign(request.url, site, faults))
         page.on(
             "response", lambda answer: faults.append(f"{answer.status} {answer.url}") if answer.status >= 400 else 0
@@ -79,6 +78,12 @@ def open_page(browser, site: str) -> Iterator[Callable]:
     for context in contexts:
         context.close()
     assert not faults
+
+
+def _note_failure(request, faults: list[str]) -> None:
+    """A request that was lost; not one that was given up because the page was left."""
+    if request.failure != "net::ERR_ABORTED":
+        faults.append(f"failed: {request.url} ({request.failure})")
 
 
 def _note_foreign(url: str, site: str, faults: list[str]) -> None:

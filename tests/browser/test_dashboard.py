@@ -1,6 +1,5 @@
 """What a reader does, in a real Chromium."""
 
-import json
 import re
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
@@ -50,7 +49,9 @@ def test_every_page_opens_and_fits(open_page: Callable, width: int, theme: str) 
 def test_a_prompt_of_ones_own_goes_through_the_lens(open_page: Callable) -> None:
     page = open_page("/lens")
     type_prompt(page, PROMPT)
-    page.wait_for_selector(".js-plotly-plot .xtick:has-text('stone')")
+    page.wait_for_function(
+        "prompt => document.querySelector('.js-plotly-plot').layout.meta.source.prompt === prompt", arg=PROMPT
+    )
     page.get_by_text("Entropy", exact=True).click()
     wait_for_query(page, prompt=PROMPT, show="entropy")
     page.get_by_role("heading", name="Logit lens: entropy").wait_for()
@@ -68,10 +69,10 @@ def test_reload_and_back_restore_the_state(open_page: Callable) -> None:
     page.get_by_role("heading", name="Logit lens: probability of the top token").wait_for()
     assert query(page) == {"prompt": PROMPT}
     page.go_back()
-    page.wait_for_function("!location.search")
-    page.wait_for_function(f"document.querySelector('.prompt-text').value !== {json.dumps(PROMPT)}")
+    page.wait_for_function("() => !location.search")
+    page.wait_for_function("prompt => document.querySelector('.prompt-text').value !== prompt", arg=PROMPT)
     page.go_forward()
-    page.wait_for_function(f"document.querySelector('.prompt-text').value === {json.dumps(PROMPT)}")
+    page.wait_for_function("prompt => document.querySelector('.prompt-text').value === prompt", arg=PROMPT)
 
 
 def test_a_click_enlarges_a_head_and_an_arrow_moves_on(open_page: Callable) -> None:
@@ -113,9 +114,9 @@ def test_the_table_filters_and_a_feature_opens(open_page: Callable) -> None:
     word = rows.nth(3).locator(".word.amber").first.inner_text().strip("·↵")
     page.locator("#features-search").fill(word)
     wait_for_query(page, search=word)
-    page.wait_for_function("document.querySelectorAll('.features tbody tr').length > 0")
-    number = rows.first.locator(".row-link").inner_text()
     rows.first.click()
+    page.wait_for_url("**/feature?**")
+    number = query(page)["latent"]
     page.get_by_role("heading", name=re.compile(f"^Feature {number}\\b")).wait_for()
     page.locator(".example .tok.peak").first.wait_for()
     page.go_back()
@@ -133,7 +134,7 @@ def test_a_feature_answers_about_my_text(open_page: Callable) -> None:
     assert "Largest activation" in page.locator(".live").inner_text()
     assert query(page)["text"]
     page.locator(".live .tok.peak").hover()
-    page.wait_for_function("document.querySelector('.histogram .js-plotly-plot').layout.shapes?.length === 1")
+    page.wait_for_function("() => document.querySelector('.histogram .js-plotly-plot').layout.shapes?.length === 1")
     page.reload()
     page.locator(".live .tok").first.wait_for()
 
@@ -170,17 +171,14 @@ def test_the_theme_is_toggled_and_kept(open_page: Callable) -> None:
     page = open_page("/lens")
     page.wait_for_selector(".js-plotly-plot .main-svg")
     page.get_by_role("button", name="Theme").click()
-    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
     dark = "rgb(23, 27, 34)"
-    page.wait_for_function(
-        f"getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).backgroundColor === {dark!r}"
-    )
+    ground = "dark => getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).backgroundColor === dark"
+    page.wait_for_function(ground, arg=dark)
     page.reload()
     page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    page.wait_for_function(
-        f"getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).backgroundColor === {dark!r}"
-    )
+    page.wait_for_function(ground, arg=dark)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "SVG", "CSV", "JSON"])

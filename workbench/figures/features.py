@@ -25,7 +25,8 @@ def histogram(counts: Sequence[int], bin_width: float, n_tokens: int) -> go.Figu
         meta={"columns": {"x": {"from": edges[:-1].tolist(), "to": edges[1:].tolist()}, "y": "tokens"}},
     )
     figure.update_xaxes(title_text="activation", showgrid=False, rangemode="tozero")
-    figure.update_yaxes(title_text="tokens (log)", type="log", dtick=1, exponentformat="power")
+    tallest = max(counts.max(initial=1), 10)
+    figure.update_yaxes(title_text="tokens (log)", type="log", dtick=1, range=[np.log10(0.6), np.log10(1.3 * tallest)])
     fired = int(counts.sum())
     return describe(
         figure,

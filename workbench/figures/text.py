@@ -6,14 +6,19 @@ VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def visible(token: str) -> str:
-    """A token with its leading space as `·` and its control characters as signs, so that no two tokens look alike."""
+    """A token with its leading spaces as `·` and its control characters as signs, so that no two tokens look alike."""
     if not token:
         return "∅"
-    if token.isspace():
-        return "".join(VISIBLE.get(character, "·") for character in token)
-    body = "".join(VISIBLE.get(character, character) for character in token)
-    stripped = body.lstrip(" ")
-    return "·" * (len(body) - len(stripped)) + stripped
+    body = token.lstrip(" ")
+    return "·" * (len(token) - len(body)) + "".join(map(_sign, body))
+
+
+def _sign(character: str) -> str:
+    """A character that can be seen, and that an SVG may hold."""
+    if character in VISIBLE or character.isprintable():
+        return VISIBLE.get(character, character)
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else f"\\u{code:04x}"
 
 
 def label(token: str) -> str:
