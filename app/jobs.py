@@ -34,8 +34,8 @@ class Job:
     title: str
     work: Callable[[Progress], Any]
     state: str = WAITING
-    done: float = 0.0
-    total: float = 0.0
+    done: int | float = 0
+    total: int | float = 0
     message: str = ""
     result: Any = None
     error: str = ""
@@ -122,7 +122,7 @@ class Worker:
             return
         job.state, job.started = RUNNING, time.monotonic()
 
-        def progress(done: float, total: float, message: str = "") -> None:
+        def progress(done: int | float, total: int | float, message: str = "") -> None:
             job.done, job.total, job.message = done, total, message
             if job.stop.is_set():
                 raise Cancelled

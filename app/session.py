@@ -2,8 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ class Dictionary:
     directory: Path
     sae: "SAE"
     index: "FeatureIndex | None"
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """What its training measured at the end, if its directory says."""
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -124,7 +126,7 @@ class Session:
 
         def work(progress: Progress) -> None:
             index = index_dictionary(self.model, dictionary, progress)
-            indexed = Dictionary(dictionary.name, dictionary.directory, dictionary.sae, index)
+            indexed = replace(dictionary, index=index)
             self.dictionaries = tuple(indexed if other is dictionary else other for other in self.dictionaries)
 
         return self._job(f"index {dictionary.name}", f"Indexing {dictionary.name}", work)
@@ -167,6 +169,7 @@ def open_dictionary(name: str, directory: Path, model: "HookedModel") -> Diction
     """Read an SAE and its index. `SettingError` if it was not made for `model`."""
     from saes.index.feature_index import FeatureIndex
     from saes.storage import load_sae
+    from workbench.files import read_json
 
     sae = load_sae(directory)
     if sae.site not in model.sites:
@@ -177,7 +180,8 @@ def open_dictionary(name: str, directory: Path, model: "HookedModel") -> Diction
         width = model.info.d_model
         raise SettingError(f"{directory} reads {sae.cfg.d_in} numbers a token, but {model.info.name} has {width}")
     index = FeatureIndex.open(directory) if (directory / "features").is_dir() else None
-    return Dictionary(name, directory, sae, index)
+    report = read_json(directory / "report.json") if (directory / "report.json").is_file() else {}
+    return Dictionary(name, directory, sae, index, report)
 
 
 def _layer_order(name: str) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """The SAEs that are open: a table of what each is, on the start page, and a row of links between them elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dash import html
@@ -18,6 +18,8 @@ COLUMNS = (
     ("Kind", "Architecture."),
     ("Latents", "How many there are, and how many of them never fired while the index was built."),
     ("L0", "Mean number of latents that fire on a token."),
+    ("FVU", "Fraction of the activations' variance that the SAE leaves unexplained."),
+    ("Loss recovered", "Of the loss that is lost by zeroing the site, the share that splicing in the SAE wins back."),
     (
         "Concepts found",
         "Of the concepts labelled in the corpus, those that a latent detects with F1 of 0.8 or more.",
@@ -44,17 +46,24 @@ def row(dictionary: "Dictionary") -> html.Tr:
     link = html.A(sae.site, href=Features(sae=dictionary.name).href(), className="row-link")
     cells = [link, sae.architecture]
     if index is None:
-        cells += [f"{sae.cfg.d_sae:,}", sae.cfg.k or "–", "–", "no index yet"]
+        cells += [f"{sae.cfg.d_sae:,}", sae.cfg.k or "–", *measured(dictionary.report), "–", "no index yet"]
     else:
         summary, coverage = index.summary, index.coverage()
         found = f"{len(coverage.covered)} of {coverage.n_concepts}"
         cells += [
             [f"{summary.n_latents:,}", html.Span(f" {summary.n_dead:,} dead", className="hint")],
             f"{summary.l0:.1f}",
+            *measured(dictionary.report),
             bar(coverage.share, found, "amber") if coverage.n_concepts else "–",
             [count(summary.n_tokens), html.Span(f" tokens of {summary.corpus}", className="hint")],
         ]
     return html.Tr([html.Td(cell) for cell in cells])
+
+
+def measured(report: Mapping[str, Any]) -> list[str]:
+    """FVU and loss recovered, from the report that training leaves."""
+    fvu, recovered = report.get("fvu"), report.get("loss_recovered")
+    return ["–" if fvu is None else f"{fvu:.3f}", "–" if recovered is None else f"{recovered:.1%}"]
 
 
 def selector(session: "Session", current: "Dictionary", href: Callable[[str], str]) -> Any:

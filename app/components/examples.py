@@ -41,7 +41,7 @@ def examples(record: "LatentRecord") -> html.Section:
     return html.Section([html.Header(header), html.Div(groups, id="examples", className="examples")], className="panel")
 
 
-def group(name: str, note: str, items: Sequence["Example"], maximum: float) -> Any:
+def group(name: str, note: str, items: Sequence["Example"], maximum: int | float) -> Any:
     """Examples under one heading; nothing if there are none."""
     if not items:
         return None
@@ -49,7 +49,7 @@ def group(name: str, note: str, items: Sequence["Example"], maximum: float) -> A
     return html.Div([heading, *(row(example, maximum) for example in items)], className="example-group")
 
 
-def row(example: "Example", maximum: float) -> html.Div:
+def row(example: "Example", maximum: int | float) -> html.Div:
     """One text, with the tokens far from the peak folded away."""
     window = (max(0, example.peak - BEFORE), example.peak + AFTER + 1)
     paste = "".join(example.strings[window[0] : window[1]]) if not spaced(example.strings) else None

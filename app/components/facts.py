@@ -12,7 +12,7 @@ def facts(items: Mapping[str, Any], className: str = "") -> html.Dl:
     return html.Dl(pairs, className=f"facts {className}")
 
 
-def count(number: float) -> str:
+def count(number: int | float) -> str:
     """A large number in three digits and a letter: 1,234,567 → 1.23M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if number >= size:
@@ -20,7 +20,7 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: int | float | None) -> str:
     """A share with enough digits to tell small ones apart: 0.25 → 25%, 0.00042 → 0.042%."""
     if share is None:
         return "–"
@@ -29,7 +29,7 @@ def percent(share: float | None) -> str:
     return f"{share * 100:.2g}%" if share < 0.1 else f"{share * 100:.0f}%"
 
 
-def bar(share: float, text: str, hue: str = "indigo") -> html.Span:
+def bar(share: int | float, text: str, hue: str = "indigo") -> html.Span:
     """A number with a bar behind it, as wide as `share` (0 to 1)."""
     return html.Span(
         [html.Span(className=f"fill {hue}", style={"width": f"{max(0.0, min(share, 1.0)):.1%}"}), html.Span(text)],

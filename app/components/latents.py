@@ -19,7 +19,7 @@ def href(sae: str, latent: int) -> str:
     return Feature(sae=sae, latent=latent).href()
 
 
-def row(sae: str, latent: Mapping[str, Any], maximum: float, concepts: bool) -> html.Tr:
+def row(sae: str, latent: Mapping[str, Any], maximum: int | float, concepts: bool) -> html.Tr:
     """A line of the table of features. `maximum` is the largest activation in the table, for the bars."""
     cells = [
         html.A(f"{latent['latent']}", href=href(sae, latent["latent"]), className="row-link number"),
@@ -32,14 +32,14 @@ def row(sae: str, latent: Mapping[str, Any], maximum: float, concepts: bool) -> 
     return html.Tr([html.Td(cell) for cell in cells], className="dead" if not latent["n_active"] else "")
 
 
-def concept(name: str | None, f1: float | None) -> Any:
+def concept(name: str | None, f1: int | float | None) -> Any:
     """The best concept with its F1 as a bar, or a dash."""
     if name is None:
         return html.Span("–", className="hint")
     return html.Span([bar(f1, f"{f1:.2f}"), html.Span(spoken(name), className="concept")], className="concept-cell")
 
 
-def density(share: float) -> Any:
+def density(share: int | float) -> Any:
     """How often it fires: the bar is logarithmic, from one token in a million to every token."""
     if share <= 0:
         return html.Span("never", className="hint")
@@ -64,7 +64,7 @@ def meaning(latent: Mapping[str, Any]) -> html.Span:
     return words(latent["peaks"][:3], "amber")
 
 
-def partner(sae: str, latent: Mapping[str, Any], share: float, text: str, more: str) -> html.Tr:
+def partner(sae: str, latent: Mapping[str, Any], share: int | float, text: str, more: str) -> html.Tr:
     """A line of a short list of latents, with how close each is."""
     return html.Tr(
         [

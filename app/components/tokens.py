@@ -12,7 +12,7 @@ CLOSING, OPENING = frozenset(".,;:!?)]}”’'"), frozenset("([{“‘")
 """Signs that have no space before or after them where tokens are words."""
 
 
-def tint(value: float, top: float) -> float:
+def tint(value: int | float, top: int | float) -> float:
     """Strength of a token's tint, 0 to 1: logarithmic, so that weak activations stay visible beside strong ones."""
     if value <= 0 or top <= 0:
         return 0.0
@@ -31,8 +31,8 @@ def gap(left: str, right: str) -> bool:
 
 def text(
     strings: Sequence[str],
-    values: Sequence[float] | None = None,
-    top: float = 0.0,
+    values: Sequence[int | float] | None = None,
+    top: int | float = 0,
     *,
     peak: int | None = None,
     window: tuple[int, int] | None = None,
@@ -76,7 +76,7 @@ def _ellipsis(cut: bool) -> list[html.Span]:
 
 
 def _token(
-    string: str, position: int, value: float | None, top: float, peak: bool, outside: bool, unit: str
+    string: str, position: int, value: int | float | None, top: int | float, peak: bool, outside: bool, unit: str
 ) -> html.Span:
     lead = len(string) - len(string.lstrip(" "))
     shown = " " * lead + (visible(string[lead:]) if string[lead:] else "")

@@ -51,13 +51,15 @@ def register(app: Dash, session: "Session") -> None:
         Current("features-state", "data"),
         prevent_initial_call=True,
     )
-    def update(search: str, concept: str, density: Sequence[float], least: float, before: str) -> tuple[Any, str]:
+    def update(
+        search: str | None, concept: str | None, density: list, least: int | float | None, before: str
+    ) -> tuple[Any, str]:
         state = filtered(read(PageState, before.partition("?")[2]), search, concept, density, least)
         return results(session, state), state.href()
 
 
 def filtered(
-    state: PageState, search: str | None, concept: str | None, density: Sequence[float], least: float | None
+    state: PageState, search: str | None, concept: str | None, density: Sequence[int | float], least: int | float | None
 ) -> PageState:
     """`state` with what the controls say, at the first page unless they say what it already said."""
     rare, common = density

@@ -36,7 +36,7 @@ def histogram(counts: Sequence[int], bin_width: float, n_tokens: int) -> go.Figu
     )
 
 
-def logits(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]) -> go.Figure:
+def logits(top: Sequence[tuple[str, int | float]], bottom: Sequence[tuple[str, int | float]]) -> go.Figure:
     """The tokens whose logits a latent raises and lowers most, strongest first."""
     pairs = [*top, *reversed(bottom)]
     values = [value for _, value in pairs]
@@ -65,7 +65,7 @@ def logits(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]
     )
 
 
-def densities(density: Sequence[float], n_tokens: int) -> go.Figure:
+def densities(density: Sequence[int | float], n_tokens: int) -> go.Figure:
     """How many latents fire how often, over the whole SAE. `density` is each latent's share of tokens."""
     density = np.asarray(density, dtype=float)
     alive = density[density > 0]
