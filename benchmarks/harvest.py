@@ -1,6 +1,6 @@
 """Harvest throughput, against the bare Hugging Face forward to the same depth, TransformerBridge's cache, and SAELens.
 
-    python benchmarks/harvest.py [--json] [--rounds 9]
+    python benchmarks/harvest.py [--json] [--rounds 15]
 
 Every comparison reads the same packed contexts with the same random weights, on one thread of the CPU, and the sides
 alternate. Times are processor time, so that other work on the machine disturbs them little; printed are the medians
@@ -94,7 +94,7 @@ CASES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object a comparison")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
