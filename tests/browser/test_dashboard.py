@@ -70,9 +70,9 @@ def test_reload_and_back_restore_the_state(open_page: Callable) -> None:
     assert query(page) == {"prompt": PROMPT}
     page.go_back()
     page.wait_for_function("() => !location.search")
-    page.wait_for_function("prompt => document.querySelector('.prompt-text').value !== prompt", arg=PROMPT)
+    page.wait_for_function("prompt => document.querySelector('.prompt-text')?.value !== prompt", arg=PROMPT)
     page.go_forward()
-    page.wait_for_function("prompt => document.querySelector('.prompt-text').value === prompt", arg=PROMPT)
+    page.wait_for_function("prompt => document.querySelector('.prompt-text')?.value === prompt", arg=PROMPT)
 
 
 def test_a_click_enlarges_a_head_and_an_arrow_moves_on(open_page: Callable) -> None:
