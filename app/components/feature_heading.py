@@ -27,7 +27,7 @@ def heading(dictionary: "Dictionary", record: "LatentRecord") -> list[Any]:
             **{"aria-label": "Where this is"},
         ),
         html.Div(
-            [html.H1([f"Feature {record.latent}", _name(record)]), steps(dictionary, record.latent)],
+            [html.H1([f"Feature {record.latent} ", _name(record)]), steps(dictionary, record.latent)],
             className="title-row",
         ),
         facts(

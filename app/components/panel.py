@@ -81,7 +81,7 @@ def register(app: Dash) -> None:
         State(each("graph"), "figure"),
         prevent_initial_call=True,
     )
-    def download(_csv: int, _json: int, figure: dict[str, Any]) -> dict[str, Any]:
+    def download(_csv: int | None, _json: int | None, figure: dict[str, Any]) -> dict[str, Any]:
         return export(figure, callback_context.triggered_id["type"])
 
 

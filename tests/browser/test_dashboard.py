@@ -8,7 +8,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.xfail(strict=False, reason="two were seen to fail on a busy machine, cause not yet found"),
 ]
 PAGES = ("/", "/attention", "/lens", "/features", "/feature", "/text")
 PROMPT = "The cat sat on the old stone"
