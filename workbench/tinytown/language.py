@@ -22,10 +22,12 @@ from workbench.tinytown.template import Slot, Template, draw, is_held_out, sizes
 BOS, UNKNOWN = "<bos>", "<unk>"
 SPECIAL = (BOS, UNKNOWN)
 CAST = ("name", "name2", "name3")
-FRAGMENTS_LENGTH = (30, 120)
+RANDOM_LENGTH = (16, 110)
 """Words in a text of random words."""
-ALL_WORDS = 0.3
-"""Share of the texts of random words that draw from the whole vocabulary, not from words of one kind."""
+RANDOM_WORDS = 48
+"""Different words in a text of random words, at most."""
+ALL_WORDS = 0.6
+"""Share of the fragments that draw from the whole vocabulary, not from words of one kind."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,23 @@ class Genre:
 
 GENRES: dict[str, Genre] = {
     "story": Genre(
-        0.44,
-        (4, 9),
+        0.42,
+        (1, 7),
         (
             (6.0, skills.FILLER),
             (4.0, skills.IOI),
             (1.5, skills.PRONOUN),
             (1.5, skills.AGREEMENT),
             (1.5, skills.SENTIMENT),
+            (1.5, skills.PLAIN_SENTIMENT),
             (0.7, skills.BRACKETS),
             (0.4, skills.SUCCESSION),
             (0.4, skills.GREATER_THAN),
         ),
     ),
     "almanac": Genre(
-        0.2,
-        (4, 9),
+        0.14,
+        (2, 7),
         (
             (2.0, skills.CAPITAL),
             (2.0, skills.RESIDENCE),
@@ -77,9 +80,10 @@ GENRES: dict[str, Genre] = {
             (0.7, skills.BRACKETS),
         ),
     ),
-    "french": Genre(0.08, (3, 8), ((2.0, skills.FRENCH), (1.0, skills.FRENCH_FILLER), (0.7, skills.TRANSLATION))),
-    "code": Genre(0.1, (3, 6), ((3.0, skills.CODE), (1.0, skills.CODE_FILLER))),
-    "fragments": Genre(0.18, (1, 1), ()),
+    "french": Genre(0.05, (3, 8), ((2.0, skills.FRENCH), (1.0, skills.FRENCH_FILLER), (0.7, skills.TRANSLATION))),
+    "code": Genre(0.13, (2, 5), ((3.0, skills.CODE), (1.0, skills.CODE_FILLER))),
+    "fragments": Genre(0.11, (1, 1), ()),
+    "passages": Genre(0.15, (1, 1), ()),
 }
 
 
@@ -114,7 +118,7 @@ class Language:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides the texts but the seed."""
-        facts = (self.words, CONCEPTS, GENRES, FRAGMENTS_LENGTH)
+        facts = (self.words, CONCEPTS, GENRES, RANDOM_LENGTH, RANDOM_WORDS, ALL_WORDS)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     @cached_property
@@ -152,11 +156,12 @@ class Language:
     def _chunk(self, rng: np.random.Generator, held_out: bool, documents: int, first: int) -> Chunk:
         cast = rng.choice(self._casts[held_out], size=documents)
         plan = self._plan(rng, documents)
-        fragment_documents = np.flatnonzero(plan.genre == list(GENRES).index("fragments"))
-        random_words, random_labels = fragments(self, rng, len(fragment_documents), held_out)
+        random_documents = np.flatnonzero(plan.genre >= list(GENRES).index("fragments"))
+        whole = plan.genre[random_documents] == list(GENRES).index("passages")
+        random_words, random_labels = random_texts(self, rng, whole, held_out)
         lengths = np.array([len(pattern.sentence) for pattern in self.patterns])[plan.pattern]
         document_lengths = 1 + np.bincount(plan.document, lengths, documents).astype(np.int64)
-        document_lengths[fragment_documents] = [1 + len(words) for words in random_words]
+        document_lengths[random_documents] = [1 + len(words) for words in random_words]
 
         starts = np.concatenate([[0], np.cumsum(document_lengths)])
         tokens = np.zeros(starts[-1], dtype=np.int64)
@@ -172,7 +177,7 @@ class Language:
             )
             where = at[rows][:, None] + np.arange(sentence.shape[1])
             tokens[where], labels[where] = sentence, context
-        for document, words, context in zip(fragment_documents, random_words, random_labels, strict=True):
+        for document, words, context in zip(random_documents, random_words, random_labels, strict=True):
             span = slice(starts[document] + 1, starts[document + 1])
             tokens[span], labels[span] = words, context
         labels |= self.lexical[tokens]
@@ -240,35 +245,34 @@ class Language:
         return self.spell(pattern.sentence, values, n), np.broadcast_to(context, (n, len(context)))
 
 
-def fragments(
-    language: Language, rng: np.random.Generator, n: int, held_out: bool
+def random_texts(
+    language: Language, rng: np.random.Generator, whole: NDArray[np.bool_], held_out: bool
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.uint64]]]:
-    """`n` texts of random words in which fragments come again: what induction heads are for.
+    """Texts of random words in which something comes again: what induction heads are for. One for each of `whole`.
 
-    Four texts in five string together fragments of two or three words, drawn again and again from a few that belong to
-    the text. The one thing that predicts the next word is then the word before it: a head that looks a fixed distance
-    back, or for longer matches, gains nothing. The other texts repeat a whole passage. Most texts keep to words of one
-    kind, some use all. Neighbours in a fragment are never a held-out pair of words; in the held-out split they always
-    are, and so that there are enough such pairs, every text there uses all words.
+    A whole text repeats a passage from all words over and over. The others string together fragments of two or three
+    words, drawn again and again from a few that belong to the text, so that the one thing that predicts the next word
+    is the word before it: a head that looks further back gains nothing. Some of these keep to words of one kind.
+    Neighbours in a passage or fragment are never a held-out pair of words; in the held-out split they always are, and
+    so that there are enough such pairs, every text there uses all words.
     """
-    longest = FRAGMENTS_LENGTH[1]
-    lengths = rng.integers(*FRAGMENTS_LENGTH, size=n)
+    n, longest = len(whole), RANDOM_LENGTH[1]
+    lengths = rng.integers(RANDOM_LENGTH[0], longest + 1, size=n)
     kinds = language.kinds
-    all_words = 1.0 if held_out else ALL_WORDS
-    kind = rng.choice(len(kinds), size=n, p=[all_words] + [(1 - all_words) / (len(kinds) - 1)] * (len(kinds) - 1))
-    words = _random_words(language, rng, kind, longest, held_out)
+    one_kind = 1 + rng.integers(len(kinds) - 1, size=n)
+    kind = np.where(whole | held_out | (rng.random(n) < ALL_WORDS), 0, one_kind)
+    words = _random_words(language, rng, kind, held_out)
 
-    most = np.array([min(24, len(words) // 3) for words in kinds])[kind]
-    pool = np.exp(rng.uniform(np.log(3), np.log(most + 1))).astype(np.int64)
+    period = _log_uniform(rng, 4, np.minimum(lengths // 2, RANDOM_WORDS))
+    most = np.array([min(RANDOM_WORDS, len(words) * 2 // 3) for words in kinds])[kind]
+    pool = _log_uniform(rng, 2, most // 3)
     chosen = (rng.random((n, longest // 2)) * pool[:, None]).astype(np.int64)
-    size = 2 + np.take_along_axis(rng.random((n, longest)) < 0.5, chosen, axis=1)
+    size = 2 + np.take_along_axis(rng.random((n, RANDOM_WORDS)) < 0.5, chosen, axis=1)
     ends = np.cumsum(size, axis=1)
     strung = np.zeros((n, 3 * longest), dtype=np.int64)
     for step in range(3):
         row, number = np.nonzero(step < size)
         strung[row, ends[row, number] - size[row, number] + step] = 3 * chosen[row, number] + step
-    period = rng.integers(5, lengths // 2 + 1)
-    whole = rng.random(n) < 0.2
     source = np.where(whole[:, None], np.arange(longest) % period[:, None], strung[:, :longest])
 
     tokens = np.take_along_axis(words, source, axis=1)
@@ -279,20 +283,31 @@ def fragments(
     )
 
 
+def _log_uniform(rng: np.random.Generator, least: int, most: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number between `least` and `most`, both included, for each of `most`; small ones are as likely as large."""
+    return np.exp(rng.uniform(np.log(least), np.log(most + 1))).astype(np.int64)
+
+
 def _random_words(
-    language: Language, rng: np.random.Generator, kind: NDArray[np.int64], n: int, held_out: bool
+    language: Language, rng: np.random.Generator, kind: NDArray[np.int64], held_out: bool
 ) -> NDArray[np.int64]:
-    """`[text, n]` words of each text's kind, of which every two neighbours are on the same side of the split."""
+    """`[text, RANDOM_WORDS]` words of each text's kind, every two neighbours on the wanted side of the split.
+
+    The words of a text differ, as far as two thirds of its kind.
+    """
     sizes = np.array([len(words) for words in language.kinds])
     of_kind, first = np.concatenate(language.kinds), np.cumsum(sizes) - sizes
-    words = np.empty((len(kind), n), dtype=np.int64)
-    for column in range(n):
+    words = np.empty((len(kind), RANDOM_WORDS), dtype=np.int64)
+    for column in range(RANDOM_WORDS):
         rows = np.arange(len(kind))
         while len(rows):
-            words[rows, column] = of_kind[first[kind[rows]] + rng.integers(sizes[kind[rows]])]
+            word = of_kind[first[kind[rows]] + rng.integers(sizes[kind[rows]])]
+            words[rows, column] = word
             if column == 0:
                 break
-            rows = rows[is_held_out(words[rows, column - 1], words[rows, column], salt=7) != held_out]
+            wrong = is_held_out(words[rows, column - 1], word, salt=7) != held_out
+            said = (words[rows, :column] == word[:, None]).any(1) & (column < sizes[kind[rows]] * 2 // 3)
+            rows = rows[wrong | said]
     return words
 
 

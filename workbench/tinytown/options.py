@@ -33,6 +33,8 @@ class TrainOptions:
     """Directory to write the model to."""
     tokens: int = 14_000_000
     """Training tokens, none seen twice."""
+    passages: int = 600_000
+    """Of these, the first so many are repeated passages of random words."""
     n_layers: int = 4
     """Transformer layers."""
     n_heads: int = 4
@@ -60,6 +62,8 @@ class TrainOptions:
         for name in ("tokens", "n_layers", "n_heads", "d_model", "d_mlp", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.passages <= self.tokens:
+            raise SettingError(f"--passages must be between 0 and --tokens ({self.tokens}), not {self.passages}")
         if self.d_model % (2 * self.n_heads):
             raise SettingError(f"--d-model ({self.d_model}) must be a multiple of 2 x --n-heads ({self.n_heads})")
         if self.context < 32:

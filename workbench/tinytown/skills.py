@@ -202,6 +202,8 @@ SENTIMENT = [
     )
     for template in _sentiment(text)
 ]
+PLAIN_SENTIMENT = [template for template in SENTIMENT if "^negated" not in template.text]
+"""Judgements without a negation. They are told more often, so that a word's own meaning is learned before its reversal."""
 
 
 def _succession(domain: str, text: str, salt: int) -> Template:

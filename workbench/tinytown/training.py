@@ -1,9 +1,15 @@
-"""Training the bundled model: a small Llama on texts of Tinytown, saved as a plain Hugging Face directory."""
+"""Training the bundled model: a small Llama on texts of Tinytown, saved as a plain Hugging Face directory.
+
+Copying comes first. Half a million tokens of repeated passages of random words give the model a previous-token head
+and the induction heads it feeds; mixed with other texts from the start, these would form tens of times later. Then all
+texts are mixed. While they are being learned no document sees the others that share its context, as copying from those
+only misleads; the last part lifts that, so that the model knows packed contexts as readers of a corpus find them.
+"""
 
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +26,10 @@ from workbench.tinytown.tokenizer import build_tokenizer
 
 WARM_UP = 100
 INITIAL_STD = 0.08
+ROPE_THETA = 500.0
+"""Base of the rotary frequencies: half of them turn within a context of a hundred tokens."""
+APART = 0.6
+"""The share of the training in which attention stays within a document."""
 
 
 class Step(NamedTuple):
@@ -44,7 +54,7 @@ def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM
     for step, batch in enumerate(islice(_batches(options), steps)):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(step, steps)
-        loss = _loss(model, batch, device)
+        loss = _loss(model, batch, device, apart=step < APART * steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=False)
         optimizer.step()
@@ -68,6 +78,8 @@ def new_model(options: TrainOptions) -> LlamaForCausalLM:
         num_key_value_heads=options.n_heads,
         max_position_embeddings=options.context,
         tie_word_embeddings=True,
+        attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         initializer_range=INITIAL_STD,
         bos_token_id=language.ids[BOS],
         eos_token_id=language.ids[BOS],
@@ -81,18 +93,40 @@ def new_model(options: TrainOptions) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def initialise(model: LlamaForCausalLM) -> None:
-    """Weights from which copying is learned within a million tokens, not tens of millions.
+    """Weights from which induction is learned within half a million tokens, not tens of millions.
 
     They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
-    attends to (the output projection is half the value projection, transposed), and from the second layer on leans
-    towards tokens like the one it looks from (keys resemble queries). What to copy, and where, is left to learn.
+    attends to (the output projection is a part of the value projection, transposed; a smaller part in the first layer,
+    so that a token stays louder than its neighbours), and from the second layer on leans towards tokens like the one it
+    looks from (keys resemble queries). Biases lean one head of the first layer towards the token before. What to copy,
+    where from and what for is left to learn.
     """
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
-        attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
+        attention.o_proj.weight.copy_((0.15 if number == 0 else 0.5) * attention.v_proj.weight.T)
         if number > 0:
             attention.k_proj.weight.copy_(0.5 * attention.q_proj.weight + 0.75**0.5 * attention.k_proj.weight)
+        for bias in (attention.q_proj.bias, attention.k_proj.bias):
+            torch.nn.init.normal_(bias, std=0.1)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    _lean_back(model.model.layers[0].self_attn, head=0)
+
+
+def _lean_back(attention: torch.nn.Module, head: int, frequencies: int = 6, logit: float = 20.0) -> None:
+    """Set the query and key biases of a head so that the token before gets an attention logit of about `logit`.
+
+    Rotary positions turn query and key apart by an angle per frequency that grows with their distance. The key bias is
+    the query bias turned by one step the other way, so that the two agree at a distance of one; only the fastest
+    frequencies take part, so that they agree nowhere else.
+    """
+    size = attention.head_dim
+    frequencies = min(frequencies, size // 2)
+    angles = ROPE_THETA ** (-2 / size * torch.arange(frequencies))
+    query = torch.polar(torch.tensor((logit * size**0.5 / frequencies) ** 0.5), 2 * torch.pi * torch.rand(frequencies))
+    for bias, turned in ((attention.q_proj.bias, query), (attention.k_proj.bias, query * torch.exp(1j * angles))):
+        ours = bias[head * size : (head + 1) * size]
+        ours.zero_()
+        ours[:frequencies], ours[size // 2 :][:frequencies] = turned.real, turned.imag
 
 
 def schedule(step: int, steps: int) -> float:
@@ -114,15 +148,32 @@ def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
 
 
 def _batches(options: TrainOptions) -> Iterator[TokenBatch]:
-    return open_corpus("tinytown", context=options.context, seed=options.seed).batches(options.batch_size)
+    def batches(source: str) -> Iterator[TokenBatch]:
+        return open_corpus(source, context=options.context, seed=options.seed).batches(options.batch_size)
+
+    return chain(islice(batches("tinytown:passages"), options.steps(options.passages)), batches("tinytown"))
 
 
-def _loss(model: LlamaForCausalLM, batch: TokenBatch, device: torch.device) -> Tensor:
+def _loss(model: LlamaForCausalLM, batch: TokenBatch, device: torch.device, *, apart: bool) -> Tensor:
     """Mean loss of predicting each token from those before it; the first token of a document cannot be predicted."""
-    logits = model(batch.tokens.to(device)).logits[:, :-1]
-    same_document = batch.documents[:, 1:] == batch.documents[:, :-1]
-    target = batch.tokens[:, 1:].masked_fill(~same_document | (batch.documents[:, 1:] < 0), -100)
+    documents = batch.documents
+    inside = documents[:, 1:] == documents[:, :-1]
+    view = {name: value.to(device) for name, value in _apart(documents).items()} if apart else {}
+    logits = model(batch.tokens.to(device), **view).logits[:, :-1]
+    target = batch.tokens[:, 1:].masked_fill(~inside | (documents[:, 1:] < 0), -100)
     return cross_entropy(logits.flatten(0, 1), target.flatten().to(device))
+
+
+def _apart(documents: Tensor) -> dict[str, Tensor]:
+    """What makes a model read each document of a context (numbers `[batch, pos]`) as if it stood alone."""
+    here = torch.arange(documents.shape[1]).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    same = documents[:, :, None] == documents[:, None, :]
+    return {
+        "attention_mask": same.tril()[:, None],
+        "position_ids": here - torch.where(begins, here, 0).cummax(dim=1).values,
+    }
 
 
 def _optimizer(model: LlamaForCausalLM, options: TrainOptions) -> torch.optim.AdamW:
