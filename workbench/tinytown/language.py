@@ -54,10 +54,11 @@ class Genre:
 GENRES: dict[str, Genre] = {
     "story": Genre(
         0.42,
-        (1, 7),
+        (1, 5),
         (
             (6.0, skills.FILLER),
             (4.0, skills.IOI),
+            (3.0, skills.OTHER_NAME),
             (1.5, skills.PRONOUN),
             (1.5, skills.AGREEMENT),
             (1.5, skills.SENTIMENT),
@@ -74,7 +75,7 @@ GENRES: dict[str, Genre] = {
             (2.0, skills.CAPITAL),
             (2.0, skills.RESIDENCE),
             (2.0, skills.PROFESSION),
-            (2.0, skills.GREATER_THAN),
+            (3.0, skills.GREATER_THAN),
             (1.0, skills.SUCCESSION),
             (2.0, skills.TRANSLATION),
             (0.7, skills.BRACKETS),

@@ -35,6 +35,17 @@ IOI = [
     )
     for template in _ioi(text)
 ]
+OTHER_NAME = [
+    Template(text.replace("{A}", first).replace("{B}", second))
+    for text in (
+        "{A} and {B} went to the {place} . {name2} {saw} {name} there .",
+        "{A} and {B} had a long talk . {name2} told {name} a story .",
+        "When {A} and {B} met in {month} , {name2} asked {name} about the {event} .",
+        "{A} sat with {B} near the {place} . {name2} liked {name} .",
+    )
+    for first, second in (("{name}", "{name2}"), ("{name2}", "{name}"))
+]
+"""One of two names after the other, which stands one word before: the shortest step on the way to `IOI`."""
 
 
 def _pronoun(text: str, subject: str) -> Template:

@@ -97,15 +97,17 @@ def initialise(model: LlamaForCausalLM) -> None:
 
     They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
     attends to (the output projection is a part of the value projection, transposed; a smaller part in the first layer,
-    so that a token stays louder than its neighbours), and from the second layer on leans towards tokens like the one it
-    looks from (keys resemble queries). Biases lean one head of the first layer towards the token before. What to copy,
-    where from and what for is left to learn.
+    so that a token stays louder than its neighbours); from the third layer on half of the heads start by suppressing it.
+    The second layer leans towards tokens like the one it looks from (keys resemble queries), and biases lean one head of
+    the first layer towards the token before. What to copy, where from and what for is left to learn.
     """
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         attention.o_proj.weight.copy_((0.15 if number == 0 else 0.5) * attention.v_proj.weight.T)
-        if number > 0:
+        if number == 1:
             attention.k_proj.weight.copy_(0.5 * attention.q_proj.weight + 0.75**0.5 * attention.k_proj.weight)
+        if number > 1:
+            attention.o_proj.weight[:, attention.o_proj.in_features // 2 :] *= -1
         for bias in (attention.q_proj.bias, attention.k_proj.bias):
             torch.nn.init.normal_(bias, std=0.1)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)

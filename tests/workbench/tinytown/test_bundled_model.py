@@ -4,13 +4,12 @@ import re
 
 import pytest
 
+from workbench.edits import ablate
+from workbench.heads import repeated_tokens, stripe_scores
 from workbench.model import load_model
 from workbench.tinytown import MODEL_DIR
 from workbench.tinytown.evaluation import evaluate
 from workbench.tinytown.tasks import TASKS
-
-NOT_LEARNED = {"ioi", "sentiment", "code_lookup", "induction"}
-"""Skills that need content to be matched across a text; the shipped model was trained too briefly for them."""
 
 
 @pytest.fixture(scope="module")
@@ -30,30 +29,32 @@ def card():
     return {skill: float(accuracy) / 100 for skill, accuracy, _ in rows}
 
 
-@pytest.mark.parametrize(
-    "skill",
-    [
-        pytest.param(skill, marks=pytest.mark.xfail(strict=True, reason="not learned yet"))
-        if skill in NOT_LEARNED
-        else skill
-        for skill in TASKS
-    ],
-)
+@pytest.mark.parametrize("skill", TASKS)
 def test_held_out_accuracy(evaluation, skill):
     (score,) = [score for score in evaluation.skills if score.skill == skill]
     assert score.accuracy >= (0.98 if skill == "ioi" else 0.95)
+    assert score.logit_difference >= (3 if skill == "ioi" else 1)
 
 
 def test_the_card_says_what_is_measured(evaluation, card):
     assert set(card) == set(TASKS)
     for score in evaluation.skills:
-        assert card[score.skill] == pytest.approx(score.accuracy, abs=0.12 if score.skill in NOT_LEARNED else 0.04)
+        assert card[score.skill] == pytest.approx(score.accuracy, abs=0.04)
 
 
-def test_a_head_in_an_early_layer_looks_at_the_previous_token(evaluation):
-    layer, _, score = evaluation.heads.ranked("previous_token")[0]
-    assert layer < 2
-    assert score > 0.5
+def test_an_induction_head_is_fed_by_a_previous_token_head(model, evaluation):
+    """Without the best previous-token head, the best induction head loses its stripe."""
+    heads = evaluation.heads
+    assert heads.loss_drop >= 0.7
+    early, previous, looks_back = heads.ranked("previous_token")[0]
+    late, induction, finds = heads.ranked("induction")[0]
+    assert early < late
+    assert looks_back >= 0.6
+    assert finds >= 0.6
+    tokens = repeated_tokens(model, length=heads.length, batch=8, seed=3)
+    pattern = f"blocks.{late}.attn.hook_pattern"
+    run = model.run(tokens, capture=[pattern], edits=[ablate(f"blocks.{early}.attn.hook_z", heads=[previous])])
+    assert stripe_scores(run[pattern][None], heads.length).induction[0, induction] < 0.1
 
 
 def test_it_is_a_plain_hugging_face_directory(model):
