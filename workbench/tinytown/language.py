@@ -53,7 +53,7 @@ class Genre:
 
 GENRES: dict[str, Genre] = {
     "story": Genre(
-        0.42,
+        0.41,
         (1, 5),
         (
             (6.0, skills.FILLER),
@@ -82,9 +82,9 @@ GENRES: dict[str, Genre] = {
         ),
     ),
     "french": Genre(0.05, (3, 8), ((2.0, skills.FRENCH), (1.0, skills.FRENCH_FILLER), (0.7, skills.TRANSLATION))),
-    "code": Genre(0.13, (2, 5), ((3.0, skills.CODE), (1.0, skills.CODE_FILLER))),
+    "code": Genre(0.16, (2, 5), ((3.0, skills.CODE), (1.0, skills.CODE_FILLER))),
     "fragments": Genre(0.11, (1, 1), ()),
-    "passages": Genre(0.15, (1, 1), ()),
+    "passages": Genre(0.13, (1, 1), ()),
 }
 
 

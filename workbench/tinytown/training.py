@@ -1,8 +1,8 @@
 """Training the bundled model: a small Llama on texts of Tinytown, saved as a plain Hugging Face directory.
 
 Copying comes first. Half a million tokens of repeated passages of random words give the model a previous-token head
-and the induction heads it feeds; mixed with other texts from the start, these would form tens of times later. Then all
-texts are mixed. While they are being learned no document sees the others that share its context, as copying from those
+and the induction heads it feeds; mixed with other texts from the start, these form many times later. Then all texts
+are mixed. While they are being learned no document sees the others that share its context, as copying from those
 only misleads; the last part lifts that, so that the model knows packed contexts as readers of a corpus find them.
 """
 
@@ -98,8 +98,9 @@ def initialise(model: LlamaForCausalLM) -> None:
     They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
     attends to (the output projection is a part of the value projection, transposed; a smaller part in the first layer,
     so that a token stays louder than its neighbours); from the third layer on half of the heads start by suppressing it.
-    The second layer leans towards tokens like the one it looks from (keys resemble queries), and biases lean one head of
-    the first layer towards the token before. What to copy, where from and what for is left to learn.
+    The second layer leans towards tokens like the one it looks from (keys resemble queries), and biases lean two heads
+    of the first layer towards the token before and the one before that. What to copy, where from and what for is left
+    to learn.
     """
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
@@ -111,21 +112,23 @@ def initialise(model: LlamaForCausalLM) -> None:
         for bias in (attention.q_proj.bias, attention.k_proj.bias):
             torch.nn.init.normal_(bias, std=0.1)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    _lean_back(model.model.layers[0].self_attn, head=0)
+    for head, distance in enumerate((1, 2)):
+        _lean_back(model.model.layers[0].self_attn, head, distance)
 
 
-def _lean_back(attention: torch.nn.Module, head: int, frequencies: int = 6, logit: float = 20.0) -> None:
-    """Set the query and key biases of a head so that the token before gets an attention logit of about `logit`.
+def _lean_back(attention: torch.nn.Module, head: int, distance: int, frequencies: int = 6, logit: float = 20.0) -> None:
+    """Set the query and key biases of a head so that the token `distance` back gets about this attention logit.
 
     Rotary positions turn query and key apart by an angle per frequency that grows with their distance. The key bias is
-    the query bias turned by one step the other way, so that the two agree at a distance of one; only the fastest
+    the query bias turned the other way by so many steps, so that the two agree at that distance; only the fastest
     frequencies take part, so that they agree nowhere else.
     """
     size = attention.head_dim
     frequencies = min(frequencies, size // 2)
     angles = ROPE_THETA ** (-2 / size * torch.arange(frequencies))
     query = torch.polar(torch.tensor((logit * size**0.5 / frequencies) ** 0.5), 2 * torch.pi * torch.rand(frequencies))
-    for bias, turned in ((attention.q_proj.bias, query), (attention.k_proj.bias, query * torch.exp(1j * angles))):
+    key = query * torch.exp(1j * distance * angles)
+    for bias, turned in ((attention.q_proj.bias, query), (attention.k_proj.bias, key)):
         ours = bias[head * size : (head + 1) * size]
         ours.zero_()
         ours[:frequencies], ours[size // 2 :][:frequencies] = turned.real, turned.imag
