@@ -31,7 +31,7 @@ class TrainOptions:
 
     out: str
     """Directory to write the model to."""
-    tokens: int = 14_000_000
+    tokens: int = 10_000_000
     """Training tokens, none seen twice."""
     passages: int = 600_000
     """Of these, the first so many are repeated passages of random words."""

@@ -96,8 +96,8 @@ def initialise(model: LlamaForCausalLM) -> None:
     """Weights from which induction is learned within half a million tokens, not tens of millions.
 
     They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
-    attends to (the output projection is a part of the value projection, transposed; a smaller part in the first layer,
-    so that a token stays louder than its neighbours); from the third layer on half of the heads start by suppressing it.
+    attends to: the output projection is a part of the value projection, transposed; a smaller part in the first layer,
+    so that a token stays louder than its neighbours; and from the third layer on half of the heads suppress it instead.
     The second layer leans towards tokens like the one it looks from (keys resemble queries), and biases lean two heads
     of the first layer towards the token before and the one before that. What to copy, where from and what for is left
     to learn.
