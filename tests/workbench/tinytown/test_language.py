@@ -1,6 +1,6 @@
 """The generator: seeded, labelled as its definitions say, and true to the split."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ def test_fragments_are_strung_together_anew_each_time():
     ways = []
     for document in range(200):
         text = chunk.tokens[chunk.document == document][1:].tolist()
-        followers = [{b for a, b in zip(text, text[1:], strict=False) if a == word} for word in text[:-1]]
+        followers = [{b for a, b in pairwise(text) if a == word} for word in text[:-1]]
         ways += [len(follower) for follower in followers]
     assert 0.4 < np.mean(np.array(ways) == 1) < 0.8
 
