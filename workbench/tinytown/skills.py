@@ -216,6 +216,18 @@ SENTIMENT = [
 PLAIN_SENTIMENT = [template for template in SENTIMENT if "^negated" not in template.text]
 """Judgements without a negation. They are told more often, so that a word's own meaning is learned before its reversal."""
 
+MOOD = [
+    Template(text.replace("{Q}", f"{{{quality}}}").replace("{R}", f"{{{quality}2}}").replace("{M}", mood))
+    for quality, mood in (("good", "{glad}"), ("bad", "{glad.sad}"))
+    for text in (
+        "The {food} was {Q} and {R} .",
+        "A {Q} and {R} {thing} made {name} {M} .",
+        "The {Q} {food} made the {person} {M} .",
+        "It was {Q} . {name} was {M} .",
+    )
+]
+"""Good words in the company of good ones and of glad ones, bad ones likewise."""
+
 
 def _succession(domain: str, text: str, salt: int) -> Template:
     return Template(
