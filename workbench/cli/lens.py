@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tyro.conf import Positional
+
 from workbench.cli.command import Command
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ command = Command(
 class LensOptions:
     """The logit lens: decode the residual stream after every layer."""
 
-    prompt: str
+    prompt: Positional[str]
     """The text to read."""
     model: str = "tinytown"
     """The bundled "tinytown", a Hugging Face directory, or a hub id."""

@@ -14,9 +14,10 @@ Made by
 
     workbench tinytown train --out DIR {changed}
 
-in float32: {tokens:,} tokens, none seen twice, batches of {batch_size} contexts, AdamW with a peak learning rate
-of {learning_rate:g} (100 steps of warm-up, linear fall to 0 over the second half), weight decay {weight_decay:g},
-seed {seed}.
+in float32: {tokens:,} tokens, the first {passages:,} of them repeated passages of random words, none seen twice;
+batches of {batch_size} contexts, attention within documents for the first 60% of the steps; AdamW with a peak learning
+rate of {learning_rate:g} (100 steps of warm-up, linear fall to 0 over the second half), weight decay {weight_decay:g},
+seed {seed}. How the weights begin: see `workbench/tinytown/training.py`.
 
 ## Skills, on held-out material
 
