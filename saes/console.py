@@ -1,5 +1,6 @@
 """The commands as a person meets them: progress on standard error, Ctrl-C that saves, a result that prints."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from saes import evaluation, training
 from saes.config import EvalConfig, TrainConfig
+from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.training import Metrics, TrainResult
 from workbench.errors import SettingError, TrainingError
@@ -16,7 +18,7 @@ from workbench.model import load_model
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train with a progress bar. Interrupted, it saves what there is and raises `TrainingError`, which says so."""
+    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
     with _progress("training", config.steps * config.batch_size) as (bar, task):
 
         def show(metrics: Metrics) -> None:
@@ -25,9 +27,10 @@ def train(config: TrainConfig) -> TrainResult:
 
         result = training.train(config, on_progress=show)
     if result.interrupted:
+        settings = shlex.quote(str(result.out / SETTINGS_FILE))
         raise TrainingError(
-            f"interrupted after {result.tokens:,} of {config.tokens:,} tokens; "
-            f"the SAE as it stood is saved in {result.out}"
+            f"interrupted after {result.tokens:,} of {config.tokens:,} tokens, which are kept; "
+            f"to go on: workbench sae train --config {settings} --resume"
         )
     return result
 

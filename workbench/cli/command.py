@@ -4,7 +4,7 @@ import difflib
 import importlib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from workbench.errors import SettingError
 
@@ -51,7 +51,8 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     kinds = get_type_hints(options)
-    return {name: Path(value) if kinds[name] is Path else value for name, value in settings.items()}
+    paths = {name for name in settings if Path in (kinds[name], *get_args(kinds[name]))}
+    return {name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
 
 
 def required_fields(options: type) -> set[str]:
