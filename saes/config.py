@@ -114,6 +114,48 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """Train several SAEs on one pass over the model, each in a directory of its own, and compare them.
+
+    The file holds options of `sae train`; one with a list of values is tried with each of them, in every combination.
+    Under `runs:` stand groups of options that belong together:
+
+        out: runs/sweep
+        site: blocks.2.hook_resid_post
+        tokens: 2000000
+        d_sae: [1024, 4096]
+        runs:
+          - {architecture: topk, k: [8, 16, 32]}
+          - {architecture: standard, l1_coefficient: [1.0, 2.0]}
+    """
+
+    file: Positional[Path]
+    """YAML file that says what to train."""
+    out: Path | None = None
+    """Directory that will hold the runs, their comparison and its figure; default: as the file says."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: as the file says, or the best one there is."""
+    overwrite: bool = False
+    """Replace the runs in `out`."""
+    resume: bool = False
+    """Go on where the sweep was stopped, to the very results that it would have come to."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Put trained SAEs side by side, by what their reports say: L0, FVU, loss recovered, dead latents, tokens/s."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Directories of runs, or of sweeps."""
+    figure: Path | None = None
+    """Where to write the plot of L0 against loss recovered, as .html or .json."""
+
+    def __post_init__(self) -> None:
+        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
+            raise SettingError(f"figure must end in .html or .json, and {self.figure} does not")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Measure a sparse autoencoder on held-out text: reconstruction, sparsity, and the model's loss when spliced in."""
 

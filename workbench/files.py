@@ -54,7 +54,7 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
     try:
         yield stage
         os.chmod(stage, 0o777 & ~_umask())
-        os.rename(stage, path)
+        os.replace(stage, path)
         _sync(path.parent)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
