@@ -18,7 +18,15 @@ from torch import Tensor
 from saes.storage import save_sae
 from saes.trainer import Trainer
 from workbench.errors import DamagedFile
-from workbench.files import read_json, read_tensors, remove_directory, whole_directory, write_json, write_tensors
+from workbench.files import (
+    read_json,
+    read_tensors,
+    remove_directory,
+    remove_parts,
+    whole_directory,
+    write_json,
+    write_tensors,
+)
 
 KEPT = 2
 FACTS_FILE = "checkpoint.json"
@@ -37,6 +45,9 @@ class Checkpoints:
         found = (path for path in self.path.glob("step_*") if path.name.removeprefix("step_").isdigit())
         return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
+    def at(self, step: int) -> Path:
+        return self.path / f"step_{step:07d}"
+
     def last(self) -> Path | None:
         return next(reversed(self.all()), None)
 
@@ -44,7 +55,7 @@ class Checkpoints:
         self, step: int, facts: Mapping[str, Any], stream: Mapping[str, Tensor], trainers: Mapping[str, Trainer]
     ) -> None:
         """Write the checkpoint of a step, then remove the oldest. Raises `OSError`; earlier ones are then untouched."""
-        with whole_directory(self.path / f"step_{step:07d}") as stage:
+        with whole_directory(self.at(step)) as stage:
             for name, trainer in trainers.items():
                 save_sae(trainer.folded(), stage / name)
                 write_tensors(stage / name / TRAINER_FILE, trainer.state())
@@ -54,7 +65,9 @@ class Checkpoints:
             remove_directory(old)
 
     def remove(self) -> None:
+        """Remove them all, and what a killed process left of removing them."""
         remove_directory(self.path)
+        remove_parts(self.path.parent)
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: only at Ctrl-C."""
+    """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the final report is measured on."""
     seed: int = 0

@@ -94,6 +94,7 @@ def train_together(
     if checkpoints.last() and not (shared.overwrite or shared.resume):
         raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if shared.resume and all(directory.complete for directory in directories):
+        checkpoints.remove()
         return [_complete(directory) for directory in directories]
     model = model or load_model(shared.model, device=shared.device)
     configs = [replace(config, site=_single_site(config.site, model)) for config in configs]

@@ -2,9 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from saes.checkpoints import Checkpoints, read_facts, restore
 from saes.interrupt import Interrupt
@@ -45,18 +48,25 @@ class TrainingPass:
 
         Raises `TrainingError` when no run is left, `OSError` when something cannot be written.
         """
-        while not interrupt.requested:
-            started = time.perf_counter()
-            rows = next(self._stream, None)
-            self.harvest_seconds += time.perf_counter() - started
-            if rows is None:
-                return
+        for rows in self._batches():
             self.steps += 1
             metrics = self._each(lambda run, rows=rows: run.step(rows))
             if on_progress and any(metrics):
                 on_progress([one for one in metrics if one])
             if interrupt.requested or (every and self.steps % every == 0):
                 self._save()
+            if interrupt.requested:
+                return
+        self._save()
+
+    def _batches(self) -> Iterator[Float[Tensor, "rows d"]]:
+        while True:
+            started = time.perf_counter()
+            rows = next(self._stream, None)
+            self.harvest_seconds += time.perf_counter() - started
+            if rows is None:
+                return
+            yield rows
 
     def _each(self, act: Callable[[Run], T]) -> list[T]:
         results = []
@@ -94,6 +104,8 @@ class TrainingPass:
         return {"steps": run.trainer.steps, "tokens": tokens, "seconds": seconds, "tokens_per_second": rate}
 
     def _save(self) -> None:
+        if self._checkpoints.at(self.steps).exists():
+            return
         self._each(Run.check)
         seconds = {
             "harvest_seconds": self.harvest_seconds,

@@ -258,3 +258,12 @@ def test_signals_are_answered_with_a_checkpoint(settings, monkeypatch):
     config = settings()
     assert train(config).interrupted
     assert Checkpoints(config.out).last().name == "step_0000009"
+
+
+def test_a_run_that_is_stopped_while_it_is_measured_is_not_trained_again(settings, monkeypatch):
+    whole, cut = settings(checkpoint_every=0), settings(checkpoint_every=0)
+    train(whole)
+    crash(monkeypatch, train, cut, training, "evaluate", 1)
+    monkeypatch.setattr(Trainer, "step", None)
+    resumed(cut)
+    assert outcome(cut.out) == outcome(whole.out)

@@ -27,7 +27,8 @@ def sweep(small, tmp_path):
         base = small(tokens=16 * 128, eval_tokens=200, checkpoint_every=6).to_dict()
         base = {name: value for name, value in base.items() if name not in ("out", "overwrite", "resume", "k", "seed")}
         path = tmp_path / "sweep.yaml"
-        path.write_text(yaml.safe_dump(base | {"out": str(tmp_path / "sweep"), "data_seed": 5} | settings))
+        settings = base | {"out": str(tmp_path / "sweep"), "data_seed": 5} | settings
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
         return SweepConfig(path)
 
     return write
@@ -47,8 +48,8 @@ def test_lists_are_combined_and_runs_named_after_what_differs(sweep):
     )
     assert [config.out.relative_to(home).name for config in configs] == [
         "topk-k2-seed0",
-        "topk-k2-seed1",
         "topk-k4-seed0",
+        "topk-k2-seed1",
         "topk-k4-seed1",
         "standard-seed0",
         "standard-seed1",
