@@ -64,9 +64,12 @@ def _combinations(settings: dict[str, Any], path: Path) -> Iterator[dict[str, An
     kinds = get_type_hints(TrainConfig)
     choices = []
     for name, value in settings.items():
+        if value == []:
+            raise SettingError(f"{path}: {name} is an empty list")
         if isinstance(value, list) and name in SHARED:
             raise SettingError(f"{path}: {name} is the same for all runs of a sweep, so it cannot be a list")
-        values = value if isinstance(value, list) else [value]
+        several = isinstance(value, list) and (get_origin(kinds[name]) is not tuple or isinstance(value[0], list))
+        values = value if several else [value]
         choices.append([(name, _typed(name, one, kinds[name], path)) for one in values])
     return (dict(chosen) for chosen in product(*choices))
 
@@ -77,6 +80,9 @@ def _typed(name: str, value: Any, kind: Any, path: Path) -> Any:
         if value not in get_args(kind):
             raise SettingError(f"{path}: {name} must be one of {', '.join(get_args(kind))}, not {value!r}")
         return value
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return tuple(_typed(name, one, inner, path) for one in (value if isinstance(value, list) else [value]))
     options = [one for one in (get_args(kind) or (kind,)) if one is not type(None)]
     if value is None and len(get_args(kind)) > len(options):
         return None
@@ -103,4 +109,7 @@ def _names(members: list[dict[str, Any]], path: Path) -> list[str]:
 
 
 def _part(name: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, tuple) else [value]
+    return name + "x".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)

@@ -11,11 +11,11 @@ from saes.checkpoints import Checkpoints, read_facts
 from saes.config import TrainConfig
 from saes.evaluation import SAEReport, evaluate
 from saes.interrupt import Interrupt
-from saes.run import Run
 from saes.run_directory import RunDirectory
 from saes.trainer import Metrics, Trainer
 from saes.training_pass import TrainingPass
-from workbench.activations import shuffled_activations
+from saes.training_run import TrainingRun
+from workbench.activations import ActivationStream, shuffled_activations
 from workbench.corpus import Corpus, open_corpus
 from workbench.errors import CorpusError, SettingError, TrainingError
 from workbench.files import held
@@ -101,13 +101,23 @@ def train_together(
     if corpus is None:
         corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
         held_out = open_held_out(shared.corpus_name, model, shared.context)
-    facts = {"model_fingerprint": model.fingerprint, "corpus_fingerprint": corpus.fingerprint}
     last = checkpoints.last() if shared.resume else None
     if last:
-        for directory, config in zip(directories, configs, strict=True):
-            directory.check(config)
-        _check_origin(last, facts, shared)
-    stream = shuffled_activations(
+        _check_same(last, configs, directories, model, corpus)
+    with closing(_stream(configs, model, corpus)) as stream:
+        runs = _runs(configs, directories, home, stream, model, corpus)
+        ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            with held(home):
+                return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
+        except OSError as error:
+            raise TrainingError(_stopped(error, checkpoints)) from None
+
+
+def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) -> ActivationStream:
+    shared = configs[0]
+    return shuffled_activations(
         model,
         corpus,
         [config.site for config in configs],
@@ -118,51 +128,61 @@ def train_together(
         skip_special=True,
         cache=shared.cache,
     )
-    with closing(stream):
-        sample = stream.peek(min(STATISTICS_ROWS, shared.buffer // 2))
-        if not len(sample):
-            raise TrainingError("the corpus gave no activations to train on; it holds too little text")
-        runs = [
-            Run(
-                directory.path.relative_to(home).as_posix(),
-                Trainer(config, sample[:, stream.columns(config.site)], metadata_of(config, model, corpus)),
-                directory,
-                stream.columns(config.site),
-            )
-            for config, directory in zip(configs, directories, strict=True)
-        ]
-        ours = TrainingPass(runs, stream, checkpoints, facts)
-        home.mkdir(parents=True, exist_ok=True)
-        try:
-            with held(home), interrupt or Interrupt() as interrupt:
-                if last:
-                    ours.restore(last)
-                else:
-                    checkpoints.remove()
-                    for run in runs:
-                        run.directory.open(run.trainer.config)
-                ours.fit(shared.checkpoint_every, on_progress, interrupt)
-                if interrupt.requested:
-                    return [_result(ours, run, interrupted=True) for run in runs]
-                for run in ours.going:
-                    run.directory.finish(run.trainer.folded())
-            reports = [_measure(run, model, held_out) for run in runs]
-            for run, report in zip(runs, reports, strict=True):
-                if run.failure is None:
-                    run.directory.write_report({"training": ours.summary(run)} | (report.to_dict() if report else {}))
-            checkpoints.remove()
-        except OSError as error:
-            raise TrainingError(_stopped(error, checkpoints)) from None
-    return [_result(ours, run, report=report) for run, report in zip(runs, reports, strict=True)]
 
 
-def _measure(run: Run, model: HookedModel, held_out: Corpus | None) -> SAEReport | None:
-    if held_out is None or run.failure:
+def _runs(
+    configs: Sequence[TrainConfig],
+    directories: Sequence[RunDirectory],
+    home: Path,
+    stream: ActivationStream,
+    model: HookedModel,
+    corpus: Corpus,
+) -> list[TrainingRun]:
+    sample = stream.peek(min(STATISTICS_ROWS, configs[0].buffer // 2))
+    if not len(sample):
+        raise TrainingError("the corpus gave no activations to train on; it holds too little text")
+    runs = []
+    for config, directory in zip(configs, directories, strict=True):
+        columns = stream.columns(config.site)
+        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus))
+        runs.append(TrainingRun(directory.path.relative_to(home).as_posix(), trainer, directory, columns))
+    return runs
+
+
+def _train(
+    ours: TrainingPass,
+    last: Path | None,
+    model: HookedModel,
+    held_out: Corpus | None,
+    on_progress: Callable[[list[Metrics]], None] | None,
+    interrupt: Interrupt,
+) -> list[TrainResult]:
+    """Train from the last checkpoint, or from the beginning, to the end; save the SAEs, and measure them."""
+    with interrupt:
+        if last:
+            ours.restore(last)
+        else:
+            ours.open()
+        ours.fit(on_progress, interrupt)
+        if interrupt.requested:
+            return [_result(ours, run, None, interrupted=True) for run in ours.runs]
+        for run in ours.going:
+            run.directory.finish(run.trainer.folded())
+    reports = {run.name: _measure(run, model, held_out) for run in ours.going}
+    for run in ours.going:
+        report = reports[run.name]
+        run.directory.write_report({"training": ours.summary(run)} | (report.to_dict() if report else {}))
+    ours.checkpoints.remove()
+    return [_result(ours, run, reports.get(run.name)) for run in ours.runs]
+
+
+def _measure(run: TrainingRun, model: HookedModel, held_out: Corpus | None) -> SAEReport | None:
+    if held_out is None:
         return None
     return evaluate(run.trainer.folded(), model, held_out, run.trainer.config.eval_tokens)
 
 
-def _result(ours: TrainingPass, run: Run, report: SAEReport | None = None, interrupted: bool = False) -> TrainResult:
+def _result(ours: TrainingPass, run: TrainingRun, report: SAEReport | None, interrupted: bool = False) -> TrainResult:
     trainer, seconds = run.trainer, ours.seconds(run)
     return TrainResult(run.directory.path, trainer.steps, trainer.tokens, seconds, interrupted, report, run.failure)
 
@@ -178,11 +198,24 @@ def _complete(directory: RunDirectory) -> TrainResult:
     return TrainResult(directory.path, **done, interrupted=False, report=report, failed=saved.get("failed"))
 
 
-def _check_origin(checkpoint: Path, facts: dict[str, Any], config: TrainConfig) -> None:
-    begun = read_facts(checkpoint)
-    for what, name in (("model", config.model), ("corpus", config.corpus_name)):
-        if begun[f"{what}_fingerprint"] != facts[f"{what}_fingerprint"]:
-            raise SettingError(f"{name} is not the {what} that the run in {config.out} was begun with: it has changed")
+def _origin(model: HookedModel, corpus: Corpus) -> dict[str, str]:
+    return {"model_fingerprint": model.fingerprint, "corpus_fingerprint": corpus.fingerprint}
+
+
+def _check_same(
+    checkpoint: Path,
+    configs: Sequence[TrainConfig],
+    directories: Sequence[RunDirectory],
+    model: HookedModel,
+    corpus: Corpus,
+) -> None:
+    """Raises `SettingError` if a checkpoint comes from other settings, another model or another corpus."""
+    for directory, config in zip(directories, configs, strict=True):
+        directory.check(config)
+    begun, now, home = read_facts(checkpoint), _origin(model, corpus), checkpoint.parent.parent
+    for what, name in (("model", configs[0].model), ("corpus", configs[0].corpus_name)):
+        if begun[f"{what}_fingerprint"] != now[f"{what}_fingerprint"]:
+            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
 
 
 def _stopped(error: OSError, checkpoints: Checkpoints) -> str:

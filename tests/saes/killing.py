@@ -30,8 +30,8 @@ def begin(out: Path, options: list[str]) -> int:
         os._exit(99)
 
 
-def writing(out: Path) -> bool:
-    return any((out / "checkpoints").glob(".step_*part/*"))
+def half_written(out: Path) -> set[Path]:
+    return {path.parent for path in (out / "checkpoints").glob(".step_*part/*")}
 
 
 def ended(pid: int) -> int | None:
@@ -41,9 +41,10 @@ def ended(pid: int) -> int | None:
 
 
 def kill(pid: int, out: Path, deadline: float, in_write: bool) -> int | None:
-    """Kill the process at the deadline, or from then on at the first write; its exit status if it ended before."""
+    """Kill the process at the deadline, or from then on at its first write; its exit status if it ended before."""
+    litter = half_written(out)
     while (status := ended(pid)) is None:
-        if time.monotonic() > deadline and (writing(out) or not in_write):
+        if time.monotonic() > deadline and (not in_write or half_written(out) - litter):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return None
@@ -61,11 +62,11 @@ def main(scratch: Path, n_kills: int, seed: int, options: list[str]) -> dict:
         runs.append(f"cut{len(runs)}")
         out, status = scratch / runs[-1], None
         while status is None and len(kills) < n_kills:
-            in_write = len(kills) % 2 == 1
+            in_write, litter = len(kills) % 2 == 1, half_written(out)
             status = kill(begin(out, options), out, time.monotonic() + rng.uniform(0, 0.6) * duration, in_write)
             if status is None:
                 last = max((path.name for path in (out / "checkpoints").glob("step_*")), default="nothing")
-                kills.append({"run": runs[-1], "kept": last, "half_written": writing(out)})
+                kills.append({"run": runs[-1], "kept": last, "in_write": bool(half_written(out) - litter)})
         if status is None:
             status = os.waitstatus_to_exitcode(os.waitpid(begin(out, options), 0)[1])
         if status:

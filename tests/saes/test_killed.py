@@ -33,7 +33,7 @@ def test_a_killed_run_ends_in_the_same_bits(small, tmp_path, architecture):
     found = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(found, indent=1))
     assert len(found["kills"]) == KILLS
-    assert sum(kill["half_written"] for kill in found["kills"]) >= KILLS / 4
+    assert sum(kill["in_write"] for kill in found["kills"]) >= KILLS / 4
     assert len({kill["kept"] for kill in found["kills"]}) > 3
     whole = outcome(scratch / "whole")
     for run in found["runs"]:

@@ -11,7 +11,7 @@ from saes.trainer import Metrics, Trainer
 from workbench.errors import TrainingError
 
 
-class Run:
+class TrainingRun:
     """A trainer, its directory, and the columns of a row of activations that it reads."""
 
     def __init__(self, name: str, trainer: Trainer, directory: RunDirectory, columns: slice) -> None:
