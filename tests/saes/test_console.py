@@ -89,7 +89,7 @@ def test_eval_says_when_the_model_is_another(small, checkpoint, capsys):
 
 
 def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
-    config, steps = small(), []
+    config, steps, handler = small(), [], signal.getsignal(signal.SIGINT)
     honest = training.Trainer.step
 
     def step(trainer, rows):
@@ -104,7 +104,7 @@ def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
     said = f"interrupted after 896 of 5,120 tokens, which are kept; to go on: workbench sae train --config {settings}"
     assert said + " --resume" in capsys.readouterr().err.splitlines()[-1]
     assert load_sae(config.out / "checkpoints" / "step_0000007").cfg.d_sae == 64
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
     monkeypatch.setattr(training.Trainer, "step", honest)
     assert run("train", "--config", settings, "--resume") == 0
