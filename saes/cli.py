@@ -1,4 +1,4 @@
-"""`workbench sae train` and `workbench sae eval`."""
+"""`workbench sae train`, `sweep`, `compare` and `eval`."""
 
 from workbench.cli.command import Command
 
@@ -6,6 +6,18 @@ train = Command(
     summary="Train a sparse autoencoder on the activations at one site of a model",
     options="saes.config:TrainConfig",
     run="saes.console:train",
+)
+
+sweep = Command(
+    summary="Train several sparse autoencoders on one pass over the model, and compare them",
+    options="saes.config:SweepConfig",
+    run="saes.console:sweep",
+)
+
+compare = Command(
+    summary="Put trained sparse autoencoders side by side",
+    options="saes.config:CompareConfig",
+    run="saes.console:compare",
 )
 
 evaluate = Command(

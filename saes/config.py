@@ -56,16 +56,24 @@ class TrainConfig:
     """topk: weight of the auxiliary loss that has dead latents model what the live ones miss."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
-    checkpoint_every: int = 0
-    """Steps between two checkpoints; 0 for none."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the final report is measured on."""
     seed: int = 0
     """Seeds the weights, the order of the corpus and the shuffling."""
+    data_seed: int | None = None
+    """Seeds the order of the corpus and the shuffling instead of seed, so that runs may differ in weights alone."""
+    cache: Path | None = None
+    """Directory that keeps activations: what it holds is read, what it lacks is harvested and added. Runs on the same
+    model, corpus and data_seed may share it; the SAE is the same with or without."""
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
     overwrite: bool = False
-    """Replace a finished run in `out`."""
+    """Replace the run in `out`."""
+    resume: bool = False
+    """Go on with the run in `out` where it was stopped, to the very weights and metrics that it would have come to;
+    begin it if nothing was saved yet. Only out, device, cache, checkpoint_every and eval_tokens may be changed."""
 
     def __post_init__(self) -> None:
         for name in ("d_sae", "k", "tokens", "batch_size", "buffer", "dead_after", "log_every", "eval_tokens"):
@@ -81,6 +89,8 @@ class TrainConfig:
         _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
         if self.architecture == "topk":
             _require(self, "k", self.k <= self.d_sae, f"at most d_sae ({self.d_sae})")
+        if self.overwrite and self.resume:
+            raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
         if self.corpus is None and self.model != "tinytown":
             raise SettingError(f"corpus is needed: a text file or dataset for {self.model} to read")
 
@@ -89,12 +99,60 @@ class TrainConfig:
         return self.tokens // self.batch_size
 
     @property
+    def order(self) -> int:
+        """The seed of the corpus and of the shuffling."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def corpus_name(self) -> str:
         return self.corpus or "tinytown"
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
-        return asdict(self) | {"out": str(self.out), "corpus": self.corpus_name, "overwrite": False}
+        places = {"out": str(self.out), "cache": None if self.cache is None else str(self.cache)}
+        return asdict(self) | places | {"corpus": self.corpus_name, "overwrite": False, "resume": False}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Train several SAEs on one pass over the model, each in a directory of its own, and compare them.
+
+    The file holds options of `sae train`; one with a list of values is tried with each of them, in every combination.
+    Under `runs:` stand groups of options that belong together:
+
+        out: runs/sweep
+        site: blocks.2.hook_resid_post
+        tokens: 2000000
+        d_sae: [1024, 4096]
+        runs:
+          - {architecture: topk, k: [8, 16, 32]}
+          - {architecture: standard, l1_coefficient: [1.0, 2.0]}
+    """
+
+    file: Positional[Path]
+    """YAML file that says what to train."""
+    out: Path | None = None
+    """Directory that will hold the runs, their comparison and its figure; default: as the file says."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: as the file says, or the best one there is."""
+    overwrite: bool = False
+    """Replace the runs in `out`."""
+    resume: bool = False
+    """Go on where the sweep was stopped, to the very results that it would have come to."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Put trained SAEs side by side, by what their reports say: L0, FVU, loss recovered, dead latents, tokens/s."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Directories of runs, or of sweeps."""
+    figure: Path | None = None
+    """Where to write the plot of L0 against loss recovered, as .html or .json."""
+
+    def __post_init__(self) -> None:
+        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
+            raise SettingError(f"figure must end in .html or .json, and {self.figure} does not")
 
 
 @dataclass(frozen=True)

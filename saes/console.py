@@ -1,22 +1,28 @@
 """The commands as a person meets them: progress on standard error, Ctrl-C that saves, a result that prints."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saes import evaluation, training
-from saes.config import EvalConfig, TrainConfig
+from saes.comparison import Comparison, compare_runs
+from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
+from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
+from saes.sweep import read_sweep
 from saes.training import Metrics, TrainResult
 from workbench.errors import SettingError, TrainingError
+from workbench.files import write_text
 from workbench.model import load_model
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train with a progress bar. Interrupted, it saves what there is and raises `TrainingError`, which says so."""
+    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
     with _progress("training", config.steps * config.batch_size) as (bar, task):
 
         def show(metrics: Metrics) -> None:
@@ -25,11 +31,49 @@ def train(config: TrainConfig) -> TrainResult:
 
         result = training.train(config, on_progress=show)
     if result.interrupted:
+        settings = shlex.quote(str(result.out / SETTINGS_FILE))
         raise TrainingError(
-            f"interrupted after {result.tokens:,} of {config.tokens:,} tokens; "
-            f"the SAE as it stood is saved in {result.out}"
+            f"interrupted after {result.tokens:,} of {config.tokens:,} tokens, which are kept; "
+            f"to go on: workbench sae train --config {settings} --resume"
         )
     return result
+
+
+def sweep(config: SweepConfig) -> Comparison:
+    """Train with a progress bar, write pareto.html and return the comparison. Interrupted, it does as `train` does."""
+    home, configs = read_sweep(config)
+    total = configs[0].steps * configs[0].batch_size
+    with _progress(f"training {len(configs)} SAEs", total) as (bar, task):
+
+        def show(metrics: list[Metrics]) -> None:
+            best = min(one.fvu for one in metrics)
+            bar.update(task, completed=metrics[0].tokens, note=f"best FVU {best:.3f}  {len(metrics)} SAEs")
+
+        results = training.train_together(configs, home, on_progress=show)
+    if results[0].interrupted:
+        tokens = max(result.tokens for result in results)
+        raise TrainingError(
+            f"interrupted after {tokens:,} of {configs[0].tokens:,} tokens, which are kept; "
+            f"to go on: workbench sae sweep {shlex.quote(str(config.file))} --out {shlex.quote(str(home))} --resume"
+        )
+    return compare(CompareConfig((home,), home / "pareto.html"))
+
+
+def compare(config: CompareConfig) -> Comparison:
+    comparison = compare_runs(config.runs)
+    if config.figure is not None:
+        _write_figure(comparison, config.figure)
+    return comparison
+
+
+def _write_figure(comparison: Comparison, path: Path) -> None:
+    from workbench.figures.pareto import pareto
+
+    measured = [row for row in comparison.rows if row.loss_recovered is not None]
+    groups = [f"{row.architecture} {row.d_sae:,}" for row in measured]
+    points = [(row.l0, row.loss_recovered) for row in measured]
+    figure = pareto([row.name for row in measured], groups, points)
+    write_text(path, figure.to_html() if path.suffix == ".html" else figure.to_json())
 
 
 def evaluate(config: EvalConfig) -> evaluation.SAEReport:

@@ -1,6 +1,10 @@
-"""The directory of a training run: config.yaml, metrics.jsonl, checkpoints/, report.json, and the SAE itself."""
+"""The directory of a training run: config.yaml, metrics.jsonl, checkpoints/, report.json, and the SAE itself.
+
+report.json is written last: a run that has one is complete.
+"""
 
 import errno
+import glob
 import json
 import math
 import os
@@ -13,47 +17,91 @@ import yaml
 from saes.config import TrainConfig
 from saes.sae import SAE
 from saes.storage import CONFIG_FILE, WEIGHTS_FILE, save_sae
-from workbench.errors import SettingError
-from workbench.files import write_json, write_text
+from workbench.errors import DamagedFile, SettingError
+from workbench.files import read_json, remove_parts, write_json, write_text
 
 SETTINGS_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
-_CONTENTS = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE, METRICS_FILE, REPORT_FILE, "checkpoints", "features")
+_RESULTS = (REPORT_FILE, CONFIG_FILE, WEIGHTS_FILE, "features")
+_CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints")
+_FREE = ("out", "device", "cache", "checkpoint_every", "eval_tokens")
+"""Settings in which a resumed run may differ: they decide neither its weights nor its metrics."""
 
 
 class RunDirectory:
     """One run's directory. Nothing is touched before `open`, so that a run which cannot start leaves no trace."""
 
-    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
-        """Raises `SettingError` if the directory already holds an SAE that is not to be overwritten."""
+    def __init__(self, path: str | Path, overwrite: bool = False, resume: bool = False) -> None:
+        """Raises `SettingError` if it already holds an SAE that is neither to be overwritten nor to be completed."""
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"out must be a directory, and {self.path} is a file")
-        if (self.path / CONFIG_FILE).exists() and not overwrite:
+        if (self.path / CONFIG_FILE).exists() and not (overwrite or resume):
             raise SettingError(
                 f"{self.path} already holds an SAE; choose another out, or set overwrite to True to replace it"
             )
 
+    @property
+    def complete(self) -> bool:
+        return (self.path / REPORT_FILE).exists()
+
     def open(self, config: TrainConfig) -> None:
         """Clear what an earlier run left, its feature index too, and write config.yaml."""
-        for name in _CONTENTS:
-            path = self.path / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._clear(_CONTENTS)
         settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
         write_text(self.path / SETTINGS_FILE, settings)
 
-    def checkpoint(self, sae: SAE, step: int) -> None:
-        save_sae(sae, self.path / "checkpoints" / f"step_{step:07d}")
+    def reopen(self, step: int) -> None:
+        """Bring the directory back to how it was at a step: what was written later is taken back."""
+        self._clear(_RESULTS)
+        path = self.path / METRICS_FILE
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        write_text(path, b"".join(line for line in lines if _step(line) <= step).decode())
 
-    def last_checkpoint(self) -> Path | None:
-        return max((self.path / "checkpoints").glob("step_*"), default=None)
+    def check(self, config: TrainConfig) -> None:
+        """Raises `SettingError` if the run was begun with other settings, `DamagedFile` if it does not say which."""
+        path = self.path / SETTINGS_FILE
+        try:
+            begun = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            begun = None
+        if not isinstance(begun, dict):
+            raise DamagedFile(f"{path} is missing or damaged; it should hold the settings of the run")
+        for name, value in config.to_dict().items():
+            if name not in _FREE and begun.get(name) != value:
+                raise SettingError(
+                    f"the run in {self.path} was begun with {name} {begun.get(name)}, not {value}; "
+                    "resumed, it keeps its settings"
+                )
 
     def finish(self, sae: SAE) -> None:
         save_sae(sae, self.path)
 
     def write_report(self, report: dict[str, Any]) -> None:
         write_json(self.path / REPORT_FILE, report)
+
+    def read_report(self) -> dict[str, Any]:
+        report = read_json(self.path / REPORT_FILE)
+        if not isinstance(report, dict) or "training" not in report:
+            raise DamagedFile(f"{self.path / REPORT_FILE} is not the report of a training run")
+        return report
+
+    def _clear(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_parts(self.path.parent, of=glob.escape(self.path.name))
+        remove_parts(self.path)
+        remove_parts(self.path / "checkpoints")
+
+
+def _step(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinite for one that was not written to its end."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class MetricsLog:
@@ -78,8 +126,11 @@ class MetricsLog:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
+    def close(self) -> None:
+        self._file.close()
+
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()

@@ -25,7 +25,6 @@ class Metrics:
     dead: float
     """Fraction of latents that have not fired for `dead_after` tokens."""
     lr: float
-    tokens_per_second: float
 
 
 class Trainer:
@@ -73,7 +72,7 @@ class Trainer:
         copy.load_state_dict(self.sae.state_dict())
         return copy.requires_grad_(False).fold(self.scale)
 
-    def metrics(self, x: Float[Tensor, "rows d_in"], step: Step, seconds: float) -> Metrics:
+    def metrics(self, x: Float[Tensor, "rows d_in"], step: Step) -> Metrics:
         return Metrics(
             step=self.steps,
             tokens=self.tokens,
@@ -82,8 +81,37 @@ class Trainer:
             l0=step.l0.item(),
             dead=self.dead.float().mean().item(),
             lr=self.optimizer.param_groups[0]["lr"],
-            tokens_per_second=self.tokens / seconds,
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no weight is NaN or infinite."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.sae.parameters())
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs, as tensors to save: weights, the optimiser's moments, counts, the scale."""
+        own = {
+            "steps": torch.tensor(self.steps),
+            "tokens": torch.tensor(self.tokens),
+            "scale": torch.tensor(self.scale, dtype=torch.float64),
+            "last_fired": self.last_fired,
+        }
+        weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        moments = {
+            f"optimizer.{name}.{key}": tensor
+            for name, parameter in self.sae.named_parameters()
+            for key, tensor in self.optimizer.state[parameter].items()
+        }
+        return own | weights | moments
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state` of a trainer with the same configuration, to the same bits."""
+        self.steps, self.tokens, self.scale = (state[name].item() for name in ("steps", "tokens", "scale"))
+        self.last_fired.copy_(state["last_fired"])
+        self.sae.load_state_dict(_under("sae.", state))
+        for name, parameter in self.sae.named_parameters():
+            moments = _under(f"optimizer.{name}.", state)
+            self.optimizer.state[parameter] = {key: _laid_out(moment, parameter) for key, moment in moments.items()}
 
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
@@ -100,3 +128,14 @@ def schedule(step: int, config: TrainConfig) -> float:
     up = (step + 1) / rise if rise else 1.0
     down = (config.steps - step) / fall if fall else 1.0
     return min(1.0, up, down)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
+    """The moment in memory as its parameter is, which fused Adam takes for granted; a step count as it is."""
+    if moment.shape != parameter.shape:
+        return moment.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)

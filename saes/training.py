@@ -1,24 +1,24 @@
 """Training: activations stream in, an SAE and the record of how it came about go out."""
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
+import math
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
+from saes.checkpoints import Checkpoints, read_facts
 from saes.config import TrainConfig
 from saes.evaluation import SAEReport, evaluate
 from saes.interrupt import Interrupt
-from saes.run_directory import METRICS_FILE, MetricsLog, RunDirectory
+from saes.run_directory import RunDirectory
 from saes.trainer import Metrics, Trainer
-from workbench.activations import shuffled_activations
+from saes.training_pass import TrainingPass
+from saes.training_run import TrainingRun
+from workbench.activations import ActivationStream, shuffled_activations
 from workbench.corpus import Corpus, open_corpus
 from workbench.errors import CorpusError, SettingError, TrainingError
+from workbench.files import held
 from workbench.model import HookedModel, load_model
 from workbench.sites import expand
 
@@ -37,10 +37,15 @@ class TrainResult:
     steps: int
     tokens: int
     seconds: float
+    """Harvest and steps, over all sittings."""
     interrupted: bool
     report: SAEReport | None
+    failed: str | None = None
+    """Why a run among several was given up."""
 
     def __str__(self) -> str:
+        if self.failed:
+            return f"{self.out}: {self.failed}"
         rate = self.tokens / self.seconds
         head = f"Trained on {self.tokens:,} tokens in {self.seconds:.0f} s ({rate:,.0f} tokens/s); saved in {self.out}"
         return head if self.report is None else f"{head}\n\n{self.report}"
@@ -58,67 +63,166 @@ def train(
 
     Model and corpora are opened by the names in `config` unless they are given; a caller's corpus needs its own
     `held_out` to be measured on. `on_progress` is called at every logged step; `interrupt.request()` ends the run after
-    the step under way, and what there is is saved.
+    the step under way, with a checkpoint. However a run ends, `config.resume` goes on with it from its last checkpoint,
+    on the CPU with the same number of threads to the same bits; of a complete run it returns the result.
 
-    Raises `SettingError` if `out` is taken or the site does not exist, and `TrainingError` if the loss is no longer
-    finite: the checkpoints written before that are kept.
+    Raises `SettingError` if `out` is taken, the site does not exist, or the run to be resumed had other settings,
+    another model or another corpus; `DamagedFile` if its checkpoint is broken; and `TrainingError` if the loss is no
+    longer finite, every latent is dead, or a file cannot be written: the checkpoints written before that are kept.
     """
-    directory = RunDirectory(
-        config.out, config.overwrite
-    )  # a directory that is taken is found out before the model is loaded
-    model = model or load_model(config.model, device=config.device)
-    config = replace(config, site=_single_site(config.site, model))
+    show = None if on_progress is None else lambda metrics: on_progress(metrics[0])
+    return train_together([config], config.out, model, corpus, held_out, show, interrupt)[0]
+
+
+def train_together(
+    configs: Sequence[TrainConfig],
+    home: Path,
+    model: HookedModel | None = None,
+    corpus: Corpus | None = None,
+    held_out: Corpus | None = None,
+    on_progress: Callable[[list[Metrics]], None] | None = None,
+    interrupt: Interrupt | None = None,
+) -> list[TrainResult]:
+    """Train several SAEs in one pass over the model, each as `train` would alone.
+
+    The configurations may differ in `out`, `site`, `seed` and whatever concerns the SAE alone; their checkpoints are
+    shared, and lie in `home`. An SAE that goes wrong is given up, and its result says why.
+    """
+    shared = configs[0]
+    directories = [RunDirectory(config.out, config.overwrite, config.resume) for config in configs]
+    checkpoints = Checkpoints(home)
+    if checkpoints.last() and not (shared.overwrite or shared.resume):
+        raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
+    if shared.resume and all(directory.complete for directory in directories):
+        checkpoints.remove()
+        return [_complete(directory) for directory in directories]
+    model = model or load_model(shared.model, device=shared.device)
+    configs = [replace(config, site=_single_site(config.site, model)) for config in configs]
     if corpus is None:
-        corpus = open_corpus(config.corpus_name, model.tokenizer, context=config.context, seed=config.seed)
-        held_out = open_held_out(config.corpus_name, model, config.context)
-    stream = shuffled_activations(
+        corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
+        held_out = open_held_out(shared.corpus_name, model, shared.context)
+    last = checkpoints.last() if shared.resume else None
+    if last:
+        _check_same(last, configs, directories, model, corpus)
+    with closing(_stream(configs, model, corpus)) as stream:
+        runs = _runs(configs, directories, home, stream, model, corpus)
+        ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            with held(home):
+                return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
+        except OSError as error:
+            raise TrainingError(_stopped(error, checkpoints)) from None
+
+
+def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) -> ActivationStream:
+    shared = configs[0]
+    return shuffled_activations(
         model,
         corpus,
-        config.site,
-        rows_per_step=config.batch_size,
-        buffer_rows=config.buffer,
-        n_tokens=config.steps * config.batch_size,
-        seed=config.seed,
+        [config.site for config in configs],
+        rows_per_step=shared.batch_size,
+        buffer_rows=shared.buffer,
+        n_tokens=shared.steps * shared.batch_size,
+        seed=shared.order,
         skip_special=True,
+        cache=shared.cache,
     )
-    started = time.perf_counter()
-    sample, stream = _peek(stream, rows=min(STATISTICS_ROWS, config.buffer))
-    trainer = Trainer(config, sample, metadata_of(config, model, corpus))
-    directory.open(config)
-    with interrupt or Interrupt() as interrupt:
-        _fit(trainer, stream, directory, started, on_progress, interrupt)
-        directory.finish(trainer.folded())
-    seconds = time.perf_counter() - started
-    report = None
-    if held_out is not None and not interrupt.requested:
-        report = evaluate(trainer.folded(), model, held_out, config.eval_tokens)
-        directory.write_report(report.to_dict())
-    return TrainResult(directory.path, trainer.steps, trainer.tokens, seconds, interrupt.requested, report)
 
 
-def _fit(
-    trainer: Trainer,
-    stream: Iterator[Float[Tensor, "rows d_in"]],
-    directory: RunDirectory,
-    started: float,
-    on_progress: Callable[[Metrics], None] | None,
+def _runs(
+    configs: Sequence[TrainConfig],
+    directories: Sequence[RunDirectory],
+    home: Path,
+    stream: ActivationStream,
+    model: HookedModel,
+    corpus: Corpus,
+) -> list[TrainingRun]:
+    sample = stream.peek(min(STATISTICS_ROWS, configs[0].buffer // 2))
+    if not len(sample):
+        raise TrainingError("the corpus gave no activations to train on; it holds too little text")
+    runs = []
+    for config, directory in zip(configs, directories, strict=True):
+        columns = stream.columns(config.site)
+        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus))
+        runs.append(TrainingRun(directory.path.relative_to(home).as_posix(), trainer, directory, columns))
+    return runs
+
+
+def _train(
+    ours: TrainingPass,
+    last: Path | None,
+    model: HookedModel,
+    held_out: Corpus | None,
+    on_progress: Callable[[list[Metrics]], None] | None,
     interrupt: Interrupt,
+) -> list[TrainResult]:
+    """Train from the last checkpoint, or from the beginning, to the end; save the SAEs, and measure them."""
+    with interrupt:
+        if last:
+            ours.restore(last)
+        else:
+            ours.open()
+        ours.fit(on_progress, interrupt)
+        if interrupt.requested:
+            return [_result(ours, run, None, interrupted=True) for run in ours.runs]
+        for run in ours.going:
+            run.directory.finish(run.trainer.folded())
+    reports = {run.name: _measure(run, model, held_out) for run in ours.going}
+    for run in ours.going:
+        report = reports[run.name]
+        run.directory.write_report({"training": ours.summary(run)} | (report.to_dict() if report else {}))
+    ours.checkpoints.remove()
+    return [_result(ours, run, reports.get(run.name)) for run in ours.runs]
+
+
+def _measure(run: TrainingRun, model: HookedModel, held_out: Corpus | None) -> SAEReport | None:
+    if held_out is None:
+        return None
+    return evaluate(run.trainer.folded(), model, held_out, run.trainer.config.eval_tokens)
+
+
+def _result(ours: TrainingPass, run: TrainingRun, report: SAEReport | None, interrupted: bool = False) -> TrainResult:
+    trainer, seconds = run.trainer, ours.seconds(run)
+    return TrainResult(run.directory.path, trainer.steps, trainer.tokens, seconds, interrupted, report, run.failure)
+
+
+def _complete(directory: RunDirectory) -> TrainResult:
+    """The result of a run that was completed before, from its files."""
+    saved = directory.read_report()
+    done = {name: saved["training"][name] for name in ("steps", "tokens", "seconds")}
+    report = None
+    if "fvu" in saved:
+        figures = {field.name: saved[field.name] for field in fields(SAEReport)}
+        report = SAEReport(**{name: math.nan if value is None else value for name, value in figures.items()})
+    return TrainResult(directory.path, **done, interrupted=False, report=report, failed=saved.get("failed"))
+
+
+def _origin(model: HookedModel, corpus: Corpus) -> dict[str, str]:
+    return {"model_fingerprint": model.fingerprint, "corpus_fingerprint": corpus.fingerprint}
+
+
+def _check_same(
+    checkpoint: Path,
+    configs: Sequence[TrainConfig],
+    directories: Sequence[RunDirectory],
+    model: HookedModel,
+    corpus: Corpus,
 ) -> None:
-    config = trainer.config
-    with MetricsLog(directory.path / METRICS_FILE) as log:
-        for rows in stream:
-            x, step = trainer.step(rows)
-            if not step.loss.isfinite():
-                raise TrainingError(_diverged(trainer, directory))
-            if trainer.steps % config.log_every == 0:
-                metrics = trainer.metrics(x, step, time.perf_counter() - started)
-                log.write(asdict(metrics))
-                if on_progress:
-                    on_progress(metrics)
-            if config.checkpoint_every and trainer.steps % config.checkpoint_every == 0:
-                directory.checkpoint(trainer.folded(), trainer.steps)
-            if interrupt.requested:
-                return
+    """Raises `SettingError` if a checkpoint comes from other settings, another model or another corpus."""
+    for directory, config in zip(directories, configs, strict=True):
+        directory.check(config)
+    begun, now, home = read_facts(checkpoint), _origin(model, corpus), checkpoint.parent.parent
+    for what, name in (("model", configs[0].model), ("corpus", configs[0].corpus_name)):
+        if begun[f"{what}_fingerprint"] != now[f"{what}_fingerprint"]:
+            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
+
+
+def _stopped(error: OSError, checkpoints: Checkpoints) -> str:
+    what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+    last = checkpoints.last()
+    kept = f"the run is kept up to {last.name}" if last else "no checkpoint had been written"
+    return f"{what}; {kept}, and can be resumed"
 
 
 def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
@@ -154,21 +258,3 @@ def _single_site(pattern: str, model: HookedModel) -> str:
     if len(sites) > 1:
         raise SettingError(f"site must name one place, and {pattern} names {len(sites)}: {sites[0]}, {sites[1]}…")
     return sites[0]
-
-
-def _peek(stream: Iterator[Tensor], rows: int) -> tuple[Tensor, Iterator[Tensor]]:
-    """About `rows` rows from the front of a stream, and the stream with them still on it."""
-    first = next(stream, None)
-    if first is None:
-        raise TrainingError("the corpus gave no activations to train on; it holds too little text")
-    batches = [first, *islice(stream, max(0, rows // len(first) - 1))]
-    return torch.cat(batches), chain(batches, stream)
-
-
-def _diverged(trainer: Trainer, directory: RunDirectory) -> str:
-    last = directory.last_checkpoint()
-    kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written"
-    return (
-        f"the loss is no longer finite at step {trainer.steps} (lr {trainer.config.lr:g}); "
-        f"try a lower lr or a longer warm_up; {kept}"
-    )

@@ -1,7 +1,8 @@
 """Activations of a model over a corpus: harvested at several sites in one pass, and shuffled for training."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from workbench import sites as site_names
 from workbench.buffer import ShufflingBuffer
+from workbench.cache import ActivationCache, Contents
 from workbench.corpus import START, Corpus, Position, TokenBatch
 from workbench.errors import CorpusError, SettingError
 from workbench.fused import fused
@@ -82,24 +84,25 @@ class ActivationStream:
     """Shuffled rows of activations, a step at a time: an iterator that can be saved and go on exactly where it was.
 
     `rows_from(position)` gives rows and the position after them, at most `batch_rows` at once, without end.
-    `n_rows` are served in all (whole steps only).
+    `n_rows` are served in all (whole steps only). `widths` are the sites that lie side by side in a row.
     """
 
     def __init__(
         self,
-        rows_from: Callable[[Position], Iterator[tuple[Float[Tensor, "row d"], Position]]],
+        rows_from: Callable[[Position], Generator[tuple[Float[Tensor, "row d"], Position], None, Any]],
         buffer: ShufflingBuffer,
         *,
         rows_per_step: int,
         batch_rows: int,
         n_rows: int,
+        widths: dict[str, int],
     ):
         if buffer.room < rows_per_step + batch_rows:
             raise SettingError(
                 f"a buffer of {buffer.room} rows is too small: "
                 f"it must hold a step ({rows_per_step}) and a batch ({batch_rows}) at once"
             )
-        self._rows_from, self._buffer = rows_from, buffer
+        self._rows_from, self._buffer, self._widths = rows_from, buffer, widths
         self._rows_per_step, self._batch_rows, self._n_rows = rows_per_step, batch_rows, n_rows
         self._refill_below = max(buffer.room // 2, rows_per_step)
         self._begin(START, fed=0, served=0)
@@ -107,6 +110,12 @@ class ActivationStream:
     def _begin(self, position: Position, fed: int, served: int) -> None:
         self._position, self._fed, self._served = position, fed, served
         self._source = self._rows_from(position)
+
+    def columns(self, site: str) -> slice:
+        """Where in a row the activation at a site lies."""
+        before = list(self._widths)[: list(self._widths).index(site)]
+        start = sum(self._widths[name] for name in before)
+        return slice(start, start + self._widths[site])
 
     def __iter__(self) -> "ActivationStream":
         return self
@@ -119,8 +128,15 @@ class ActivationStream:
         self._served += self._rows_per_step
         return self._buffer.draw(self._rows_per_step)
 
-    def _refill(self) -> None:
+    def peek(self, n: int) -> Float[Tensor, "row d"]:
+        """`n` rows from the front of the stream, or what the buffer can take; they will be served all the same."""
+        self._refill(until=n)
+        return self._buffer.peek(n)
+
+    def _refill(self, until: int | None = None) -> None:
         while self._fed < self._n_rows and self._buffer.room >= self._batch_rows:
+            if until is not None and len(self._buffer) >= until:
+                return
             rows, self._position = next(self._source)
             self._buffer.feed(rows)
             self._fed += len(rows)
@@ -134,13 +150,18 @@ class ActivationStream:
         """Go on from the `state` of a stream made with the same arguments."""
         self._buffer.restore(state)
         *position, fed, served = state["progress"].tolist()
+        self.close()
         self._begin(Position(*position), fed, served)
+
+    def close(self) -> None:
+        """Stop harvesting; a cache keeps what was harvested last."""
+        self._source.close()
 
 
 def shuffled_activations(
     model: HookedModel,
     corpus: Corpus,
-    site: str,
+    sites: str | Sequence[str],
     *,
     rows_per_step: int,
     buffer_rows: int,
@@ -148,28 +169,45 @@ def shuffled_activations(
     seed: int,
     skip_special: bool = True,
     batch_size: int = 32,
+    cache: str | Path | None = None,
 ) -> ActivationStream:
-    """Shuffled activations at a site, `[rows_per_step, d]` at a time, `n_tokens` of them in all (whole steps only).
+    """Shuffled activations at some sites, `[rows_per_step, d]` at a time, `n_tokens` of them in all (whole steps only).
 
-    The corpus is repeated as often as needed. Activations wait in a buffer of `buffer_rows`, refilled when half empty
-    by running the model on `batch_size` contexts at a time. `skip_special` leaves out the tokenizer's BOS, EOS and
-    padding, whose activations are far larger than others and would govern the training of an SAE.
+    The activations of one token at several sites lie side by side (`ActivationStream.columns`), so that one pass over
+    the model and one shuffling serve them all. The corpus is repeated as often as needed. Activations wait in a buffer
+    of `buffer_rows`, refilled when half empty by running the model on `batch_size` contexts at a time. `skip_special`
+    leaves out the tokenizer's BOS, EOS and padding, whose activations are far larger than others and would govern the
+    training of an SAE. With `cache`, what is harvested is kept in that directory, and what is there is not harvested
+    again; the stream is the same.
 
-    Raises `SettingError` if the buffer cannot hold a step and a batch at once, and what `harvest` raises.
+    Raises `SettingError` if the buffer cannot hold a step and a batch at once, or if the cache is of something else;
+    and what `harvest` raises.
     """
+    sites = site_names.expand(sites, model.sites)
     skip = special_ids(model.tokenizer) if skip_special else ()
+    run = model.run(torch.zeros(1, 1, dtype=torch.int64), capture=sites, stop_after=max(sites, key=model.sites.index))
+    sample = {site: run[site].flatten(2) for site in sites}
+    widths = {site: activation.shape[-1] for site, activation in sample.items()}
+    first = sample[sites[0]]
 
-    def rows_from(position: Position) -> Iterator[tuple[Tensor, Position]]:
-        for batch in harvest(model, corpus, [site], batch_size=batch_size, position=position, repeat=True):
-            yield batch.rows(site, skip), batch.position
+    def harvested(position: Position, sites: tuple[str, ...] = sites) -> Generator[tuple[Tensor, Position], None, None]:
+        for batch in harvest(model, corpus, sites, batch_size=batch_size, position=position, repeat=True):
+            rows = [batch.rows(site, skip) for site in sites]
+            yield rows[0] if len(rows) == 1 else torch.cat(rows, dim=1), batch.position
 
-    sample = model.run(torch.zeros(1, 1, dtype=torch.int64), capture=[site], stop_after=site)[site].flatten(2)
+    rows_from = harvested
+    if cache is not None:
+        contents = Contents(
+            model.fingerprint, corpus.fingerprint, corpus.context, batch_size, skip, str(first.dtype), widths
+        )
+        rows_from = ActivationCache(cache, contents, harvested).rows_from
     return ActivationStream(
         rows_from,
-        ShufflingBuffer(buffer_rows, sample.shape[-1], seed=seed, dtype=sample.dtype, device=sample.device),
+        ShufflingBuffer(buffer_rows, sum(widths.values()), seed=seed, dtype=first.dtype, device=first.device),
         rows_per_step=rows_per_step,
         batch_rows=batch_size * corpus.context,
         n_rows=n_tokens,
+        widths=widths,
     )
 
 

@@ -62,6 +62,10 @@ class ShufflingBuffer:
         places = self._places[self._length : self._length + n].to(self._rows.device)
         return self._rows.index_select(0, places)
 
+    def peek(self, n: int) -> Float[Tensor, "row d"]:
+        """Up to `n` of the rows held (a copy), which stay there."""
+        return self._rows.index_select(0, self._places[: min(n, self._length)].to(self._rows.device))
+
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to go on exactly from here: the rows held and the generator."""
         held = self._places[: self._length].to(self._rows.device)

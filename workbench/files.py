@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from workbench.errors import DamagedFile
+from workbench.errors import DamagedFile, SettingError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which can neither lock a directory nor sync one
+    fcntl = None
 
 
 @contextmanager
@@ -34,6 +40,69 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_directory(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; on success it becomes `path`, which must be free; else it is removed.
+
+    What is written into it should be synced to disk, as `whole_file` does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        yield stage
+        os.chmod(stage, 0o777 & ~_umask())
+        os.replace(stage, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_directory(path: str | Path) -> None:
+    """Remove a directory, if there is one, such that no reader sees a part of it."""
+    path = Path(path)
+    if path.is_dir():
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        os.replace(path, part)
+        shutil.rmtree(part)
+
+
+def remove_parts(path: str | Path, of: str = "*") -> None:
+    """Remove what a killed process left of the files and directories (named `of`) that it was writing in `path`."""
+    for part in Path(path).glob(f".{of}.*part"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(directory: str | Path) -> Iterator[None]:
+    """Keep other processes that ask out of a directory. However this process ends, the system lets it go.
+
+    Raises `SettingError` if another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"another process is at work in {directory}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(directory: Path) -> None:
+    """Make renames in a directory outlive a power cut, where the system can."""
+    if fcntl is not None:
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

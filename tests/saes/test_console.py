@@ -17,9 +17,9 @@ def run(command, *arguments):
 
 def options(config):
     """The settings of a run as options of the command."""
-    skipped = ("overwrite", "device")
+    skipped = ("overwrite", "resume", "device")
     pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in config.to_dict().items())
-    return [part for name, value in pairs if name[2:] not in skipped for part in (name, value)]
+    return [part for name, value in pairs if name[2:] not in skipped and value != "None" for part in (name, value)]
 
 
 def test_train_then_eval(small, capsys):
@@ -89,7 +89,7 @@ def test_eval_says_when_the_model_is_another(small, checkpoint, capsys):
 
 
 def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
-    config, steps = small(), []
+    config, steps, handler = small(), [], signal.getsignal(signal.SIGINT)
     honest = training.Trainer.step
 
     def step(trainer, rows):
@@ -100,6 +100,16 @@ def test_ctrl_c_saves_and_says_so(small, capsys, monkeypatch):
 
     monkeypatch.setattr(training.Trainer, "step", step)
     assert run("train", *options(config)) == 1
-    assert "interrupted after 896 of 5,120 tokens; the SAE as it stood is saved in" in capsys.readouterr().err
-    assert load_sae(config.out).cfg.d_sae == 64
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    settings = config.out / "config.yaml"
+    said = f"interrupted after 896 of 5,120 tokens, which are kept; to go on: workbench sae train --config {settings}"
+    assert said + " --resume" in capsys.readouterr().err.splitlines()[-1]
+    assert load_sae(config.out / "checkpoints" / "step_0000007").cfg.d_sae == 64
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    monkeypatch.setattr(training.Trainer, "step", honest)
+    assert run("train", "--config", settings, "--resume") == 0
+    assert "Trained on 5,120 tokens" in capsys.readouterr().out
+    whole = small(out=config.out.with_name("whole"))
+    training.train(whole)
+    first, second = ((out / "sae_weights.safetensors").read_bytes() for out in (config.out, whole.out))
+    assert first == second

@@ -70,6 +70,16 @@ def test_what_is_drawn_is_a_copy() -> None:
     assert torch.equal(drawn, kept)
 
 
+def test_a_peek_changes_nothing() -> None:
+    one, other = (ShufflingBuffer(20, 2, seed=0) for _ in range(2))
+    for buffer in (one, other):
+        buffer.feed(rows(0, 12))
+    peeked = one.peek(5)
+    assert peeked.shape == (5, 2)
+    assert len(one.peek(100)) == len(one) == 12
+    assert torch.equal(one.draw(12), other.draw(12))
+
+
 @pytest.mark.parametrize("drawn", [0, 3, 10])
 @pytest.mark.parametrize("fed_again", [False, True])
 def test_a_saved_state_goes_on_exactly(drawn: int, fed_again: bool, tmp_path: Path) -> None:

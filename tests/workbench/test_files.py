@@ -6,8 +6,18 @@ import os
 import pytest
 import torch
 
-from workbench.errors import DamagedFile
-from workbench.files import read_json, read_tensors, whole_file, write_json, write_tensors
+from workbench.errors import DamagedFile, SettingError
+from workbench.files import (
+    held,
+    read_json,
+    read_tensors,
+    remove_directory,
+    remove_parts,
+    whole_directory,
+    whole_file,
+    write_json,
+    write_tensors,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -63,3 +73,42 @@ def test_damage_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DamagedFile, match=r"x\.json is not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+def write_half_a_directory(path):
+    with whole_directory(path) as stage:
+        (stage / "one").write_text("1")
+        raise KeyboardInterrupt
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "made"
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_directory(path)
+    assert list(path.parent.iterdir()) == []
+    with whole_directory(path) as stage:
+        (stage / "one").write_text("1")
+        assert not path.exists()
+    assert [(file.parent, file.read_text()) for file in path.iterdir()] == [(path, "1")]
+    assert path.stat().st_mode & 0o777 == 0o777 & ~os.umask(os.umask(0o022))
+    remove_directory(path)
+    remove_directory(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_litter_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / ".made.abc.part").mkdir()
+    (tmp_path / ".made.abc.part" / "half").write_text("")
+    (tmp_path / ".other.abc.part").write_text("")
+    (tmp_path / "part").write_text("mine")
+    remove_parts(tmp_path, of="made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc.part", "part"]
+    remove_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def test_a_directory_is_held_by_one_and_let_go(tmp_path):
+    with held(tmp_path), pytest.raises(SettingError, match="another process is at work"), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass

@@ -2,9 +2,10 @@
 
 import difflib
 import importlib
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from workbench.errors import SettingError
 
@@ -34,6 +35,15 @@ def _load(name: str) -> Any:
 
 def read_config(path: str | Path, options: type) -> dict[str, Any]:
     """The settings in a YAML file, checked against the fields of `options`."""
+    settings = read_settings(path)
+    check_names(settings, [field.name for field in fields(options)], path)
+    kinds = get_type_hints(options)
+    paths = {name for name in settings if Path in (kinds[name], *get_args(kinds[name]))}
+    return {name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The `name: value` lines of a YAML file."""
     import yaml
 
     try:
@@ -45,13 +55,15 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise SettingError(f"{path} must hold `name: value` lines, one for each option")
-    known = [field.name for field in fields(options)]
+    return settings
+
+
+def check_names(settings: Iterable[str], known: Sequence[str], path: str | Path) -> None:
+    """Raises `SettingError`, with the nearest right one, for a name that is not known."""
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    kinds = get_type_hints(options)
-    return {name: Path(value) if kinds[name] is Path else value for name, value in settings.items()}
 
 
 def required_fields(options: type) -> set[str]:

@@ -1,0 +1,115 @@
+"""A sweep: the runs that a YAML file asks for."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from saes.config import SweepConfig, TrainConfig
+from workbench.cli.command import check_names, read_settings
+from workbench.errors import SettingError
+
+SHARED = (
+    "model",
+    "corpus",
+    "tokens",
+    "batch_size",
+    "context",
+    "buffer",
+    "data_seed",
+    "cache",
+    "log_every",
+    "checkpoint_every",
+    "eval_tokens",
+    "device",
+)
+"""Options of the pass over the model, which all runs share. Those of the SAE itself may vary."""
+_SET_HERE = ("out", "overwrite", "resume")
+
+
+def read_sweep(sweep: SweepConfig) -> tuple[Path, list[TrainConfig]]:
+    """The directory of a sweep, and a configuration for each of its runs, all in that directory.
+
+    A run is named after the settings in which it differs from the others: `topk-k8`. Data are shuffled by `data_seed`,
+    or else by the first seed. Raises `SettingError` for a file that cannot be read or makes no sense.
+    """
+    settings = read_settings(sweep.file)
+    groups = settings.pop("runs", [{}])
+    known = [field.name for field in fields(TrainConfig) if field.name not in _SET_HERE]
+    check_names(settings, [*known, "out", "runs"], sweep.file)
+    out = sweep.out or settings.pop("out", None)
+    settings.pop("out", None)
+    if out is None:
+        raise SettingError(f"{sweep.file} does not say where the runs should go; give it an `out`")
+    if not isinstance(groups, list) or not groups or not all(isinstance(group, dict) for group in groups):
+        raise SettingError(
+            f"{sweep.file}: runs must be a list of groups such as `- {{architecture: topk, k: [8, 16]}}`"
+        )
+    for group in groups:
+        check_names(group, known, sweep.file)
+        if shared := [name for name in group if name in SHARED]:
+            raise SettingError(f"{sweep.file}: {shared[0]} is the same for all runs; write it above them")
+    members = [member for group in groups for member in _combinations(settings | group, sweep.file)]
+    home = Path(out)
+    here = {"overwrite": sweep.overwrite, "resume": sweep.resume, "data_seed": members[0].get("seed", 0)}
+    device = {} if sweep.device is None else {"device": sweep.device}
+    return home, [
+        TrainConfig(**here | member | device | {"out": home / name})
+        for name, member in zip(_names(members, sweep.file), members, strict=True)
+    ]
+
+
+def _combinations(settings: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    kinds = get_type_hints(TrainConfig)
+    choices = []
+    for name, value in settings.items():
+        if value == []:
+            raise SettingError(f"{path}: {name} is an empty list")
+        if isinstance(value, list) and name in SHARED:
+            raise SettingError(f"{path}: {name} is the same for all runs of a sweep, so it cannot be a list")
+        several = isinstance(value, list) and (get_origin(kinds[name]) is not tuple or isinstance(value[0], list))
+        values = value if several else [value]
+        choices.append([(name, _typed(name, one, kinds[name], path)) for one in values])
+    return (dict(chosen) for chosen in product(*choices))
+
+
+def _typed(name: str, value: Any, kind: Any, path: Path) -> Any:
+    """The value as the option's type: YAML reads 2e-3 as text, and 2 where 2.0 is meant as an integer."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise SettingError(f"{path}: {name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        return value
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return tuple(_typed(name, one, inner, path) for one in (value if isinstance(value, list) else [value]))
+    options = [one for one in (get_args(kind) or (kind,)) if one is not type(None)]
+    if value is None and len(get_args(kind)) > len(options):
+        return None
+    if bool in options or isinstance(value, bool):
+        fits = bool in options and isinstance(value, bool)
+    else:
+        fits = isinstance(value, str | int | float) and not (int in options and isinstance(value, float))
+    try:
+        if fits:
+            return options[0](value)
+    except ValueError:
+        pass
+    raise SettingError(f"{path}: {name} must be {options[0].__name__}, not {value!r}")
+
+
+def _names(members: list[dict[str, Any]], path: Path) -> list[str]:
+    every = [field.name for field in fields(TrainConfig)]
+    varying = [name for name in every if len({member.get(name) for member in members}) > 1]
+    names = ["-".join(_part(name, member[name]) for name in varying if name in member) for member in members]
+    names = [name or members[0].get("architecture", "topk") for name in names]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingError(f"{path} asks for the run {twice} twice")
+    return names
+
+
+def _part(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, tuple) else [value]
+    return name + "x".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
