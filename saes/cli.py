@@ -9,7 +9,7 @@ train = Command(
 )
 
 evaluate = Command(
-    summary="Measure a sparse autoencoder on held-out text",
+    summary="Judge a sparse autoencoder: reconstruction, loss, decoder, concepts, stability, probing",
     options="saes.config:EvalConfig",
     run="saes.console:evaluate",
 )

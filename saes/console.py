@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saes import evaluation, training
+from saes import training
 from saes.config import EvalConfig, TrainConfig
+from saes.judging.judgement import Judgement, judge
+from saes.judging.probing import read_labels
 from saes.storage import load_sae
 from saes.training import Metrics, TrainResult
 from workbench.errors import SettingError, TrainingError
@@ -32,8 +34,9 @@ def train(config: TrainConfig) -> TrainResult:
     return result
 
 
-def evaluate(config: EvalConfig) -> evaluation.SAEReport:
-    sae = load_sae(config.sae)
+def evaluate(config: EvalConfig) -> Judgement:
+    sae, others = load_sae(config.sae), [load_sae(path) for path in config.twins]
+    labelled_texts = read_labels(config.labels) if config.labels else None
     trained = sae.cfg.metadata
     name = config.model or trained.get("model_name")
     source = config.corpus or trained.get("dataset_path")
@@ -46,8 +49,15 @@ def evaluate(config: EvalConfig) -> evaluation.SAEReport:
     context = config.context or trained.get("context_size") or 128
     corpus = training.open_held_out(source, model, context=context)
     with _progress("measuring", config.tokens) as (bar, task):
-        return evaluation.evaluate(
-            sae.to(model.device), model, corpus, config.tokens, lambda done: bar.update(task, completed=done)
+        return judge(
+            sae.to(model.device),
+            model,
+            corpus,
+            config.tokens,
+            others=[other.to(model.device) for other in others],
+            labelled_texts=labelled_texts,
+            seed=config.seed,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )
 
 

@@ -51,7 +51,14 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     kinds = get_type_hints(options)
-    return {name: Path(value) if kinds[name] is Path else value for name, value in settings.items()}
+    return {name: _typed(kinds[name], value) for name, value in settings.items()}
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Text as a path, and a list as a tuple, where the field is one."""
+    if kind == tuple[Path, ...] and isinstance(value, list):
+        return tuple(map(Path, value))
+    return Path(value) if kind in (Path, Path | None) and isinstance(value, str) else value
 
 
 def required_fields(options: type) -> set[str]:
