@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from saes.superposition import ToyModels, phase_diagram, theoretical_phase_diagram, train_toy_models
 from workbench.errors import SettingError
+from workbench.figures import superposition as figures
 
 
 def of(W):
@@ -133,6 +134,21 @@ def test_the_phases_that_training_finds():
     assert found.norm.flatten().tolist() == pytest.approx(theory.norm.flatten().tolist(), abs=0.15)
     shared = (found.norm * found.overlap).flatten().tolist()
     assert shared == pytest.approx((theory.norm * theory.overlap).flatten().tolist(), abs=0.15)
+
+
+def test_figures_show_the_numbers():
+    W = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)).numpy()
+    density = np.array([1.0, 0.1, 0.01], dtype=np.float32)
+    drawn = figures.products(W, density)
+    assert [trace.z.shape for trace in drawn.data] == [(5, 5)] * 3
+    assert drawn.data[1].z == pytest.approx(W[1].T @ W[1])
+    arrows = figures.directions(W, density).data[2]
+    assert [arrows.x[7], arrows.y[7]] == pytest.approx(W[2, :, 2])
+    dots, line = figures.dimensionality(density, W[:, 0].clip(0, 1), density).data
+    assert list(dots.x[:5]) == [1] * 5
+    assert list(line.x) == pytest.approx([1, 10, 100])
+    (plane,) = figures.phases(density, density[:2], [("theory", np.ones((2, 3)), np.eye(2, 3))]).data
+    assert plane.z.tolist() == [[-1, 1, 1], [1, -1, 1]]
 
 
 def test_equal_seeds_train_equal_models():

@@ -25,7 +25,7 @@ def test_a_decoder_of_compounds_has_meta_structure():
     parts = torch.eye(48)[:16]
     pairs = torch.rand(128, 16, generator=torch.Generator().manual_seed(1)).topk(2, dim=1).indices
     compound, random = (meta_explained(rows, steps=200) for rows in (parts[pairs].sum(1), randn(128, 48)))
-    assert compound > 0.9
+    assert compound > 0.8
     assert random < 0.7
 
 

@@ -3,10 +3,17 @@
 import json
 
 import pytest
+import torch
 
 from saes import cli, training
-from saes.index.feature_index import FeatureIndex
+from saes.architectures.topk import TopK
+from saes.index.build import build_index
+from saes.judging.labelled import judge_corpus
+from saes.sae import SAEConfig
+from saes.storage import load_sae, save_sae
 from workbench.cli.main import run_command
+from workbench.corpus import open_corpus
+from workbench.model import load_model
 from workbench.tinytown import SAE_DIR
 
 SHIPPED = SAE_DIR / "blocks.2.hook_resid_post"
@@ -25,32 +32,31 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_on_the_bundled_language(capsys):
-    assert evaluate(SHIPPED, "--tokens", 6000, "--json") == 0
+def test_on_the_bundled_language(tmp_path, capsys):
+    metadata = {"hook_name": "blocks.2.hook_resid_post", "model_name": "tinytown", "dataset_path": "tinytown"}
+    save_sae(TopK(SAEConfig(128, 64, 8, metadata=metadata)).initialise(torch.zeros(128), 0), tmp_path / "sae")
+    assert evaluate(tmp_path / "sae", "--tokens", 4000, "--json") == 0
     measured = strict(capsys.readouterr().out)
     assert measured.keys() >= {"l0", "kl_recovered", "structure", "concepts", "completeness"}
     assert not measured.keys() & {"stability", "probing"}
-    concepts = {one["concept"]: one for one in measured["concepts"]["concepts"]}
-    assert measured["concepts"]["coverage"] == sum(one["f1"] >= 0.8 for one in concepts.values()) / len(concepts)
-    assert measured["completeness"]["error"] < measured["completeness"]["activation"]
+    concepts = measured["concepts"]["concepts"]
+    assert len(concepts) > 20
+    assert measured["concepts"]["mean_f1"] == pytest.approx(sum(one["f1"] for one in concepts) / len(concepts))
+    assert measured["completeness"]["remaining"] > 0
+    assert measured["completeness"]["concepts"].keys() == {one["concept"] for one in concepts}
 
 
-def test_the_concepts_agree_with_the_feature_index():
-    """The index chooses and measures on the same, other, text: close for concepts that are common and well covered."""
-    from saes.judging.labelled import judge_corpus
-    from saes.storage import load_sae
-    from workbench.corpus import open_corpus
-    from workbench.model import load_model
-
-    model = load_model("tinytown")
-    index = FeatureIndex.open(SHIPPED)
+def test_the_concepts_agree_with_the_feature_index(tmp_path):
+    """The index chooses and measures on the same tokens, with thresholds of its own: close, where a concept is common."""
+    model, sae = load_model("tinytown"), load_sae(SHIPPED)
     corpus = open_corpus("tinytown", model.tokenizer, context=128, seed=0)
-    found = judge_corpus(load_sae(SHIPPED), model, corpus, 12_000).concepts
+    found = judge_corpus(sae, model, corpus, 12_000).concepts
+    index = build_index(sae, model, corpus, n_tokens=12_000, out=tmp_path)
     indexed = {score.concept: score.f1 for score in index.coverage().best}
-    common = [one for one in found.concepts if index.summary.concepts[one.concept] > 0.03 * index.summary.n_tokens]
-    assert len(common) > 5
+    common = [one for one in found.concepts if index.summary.concepts[one.concept] > 600]
+    assert len(common) >= 4
     for one in common:
-        assert one.f1 == pytest.approx(indexed[one.concept], abs=0.15)
+        assert one.f1 == pytest.approx(indexed[one.concept], abs=0.1), one.concept
 
 
 def test_twins_and_labels(small, tmp_path, capsys):
