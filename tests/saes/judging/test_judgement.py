@@ -47,7 +47,7 @@ def test_on_the_bundled_language(tmp_path, capsys):
 
 
 def test_the_concepts_agree_with_the_feature_index(tmp_path):
-    """The index chooses and measures on the same tokens, with thresholds of its own: close, where a concept is common."""
+    """The index chooses and measures on the same tokens, with thresholds of its own: close, if common."""
     model, sae = load_model("tinytown"), load_sae(SHIPPED)
     corpus = open_corpus("tinytown", model.tokenizer, context=128, seed=0)
     found = judge_corpus(sae, model, corpus, 12_000).concepts
