@@ -77,7 +77,8 @@ def dimensionality(
     sparsity = 1 / density
     figure = blank(height=330)
     for name, value in GEOMETRIES.items():
-        figure.add_hline(y=value, line={"width": 1, "dash": "dot"}, annotation_text=name, annotation_position="right")
+        line = {"color": INDIGO, "width": 1, "dash": "dot"}
+        figure.add_hline(y=value, line=line, annotation_text=name, annotation_position="top right")
     figure.add_scatter(
         x=np.repeat(sparsity, dimensionality.shape[1]),
         y=dimensionality.flatten(),
@@ -111,7 +112,7 @@ def phases(
     panels: Sequence[tuple[str, Float[np.ndarray, "importance density"], Float[np.ndarray, "importance density"]]],
 ) -> go.Figure:
     """What becomes of the second feature: left out, alone, or in superposition. A panel is (title, norm, overlap)."""
-    figure = _panels([title for title, _, _ in panels], height=330)
+    figure = _panels([title for title, _, _ in panels], height=330, spacing=0.09)
     for column, (_, norm, overlap) in enumerate(panels, start=1):
         figure.add_heatmap(
             x=density,
@@ -139,6 +140,6 @@ def phases(
     )
 
 
-def _panels(titles: list[str], height: int) -> go.Figure:
-    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.03)
+def _panels(titles: list[str], height: int, spacing: float = 0.03) -> go.Figure:
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=spacing)
     return figure.update_layout(template=LIGHT, height=height, margin_t=28)
