@@ -45,7 +45,7 @@ class SAEReport:
     """Mean |x_hat| / |x|: below 1 where the SAE shrinks."""
     relative_bias: float
     """mean |x_hat|^2 / mean (x · x_hat): the factor by which x_hat is too long, below 1 where the SAE shrinks. Source:
-    Rajamanoharan et al. 2024, arXiv:2404.16014, equation 10."""
+    Rajamanoharan et al. 2024, arXiv:2404.16014, "relative reconstruction bias"."""
     dead: float
     """Fraction of latents that fired for none of the tokens."""
     dense: float

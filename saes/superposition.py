@@ -45,7 +45,8 @@ class ToyModels:
         """D_i = |W_i|^2 / sum_j (W_i/|W_i| · W_j)^2: the share of a dimension that a feature has to itself.
 
         1 for a feature alone, 1/2 in an antipodal pair, 2/5 in a pentagon, 2/3 in a triangle, 3/4 in a tetrahedron; 0
-        for a feature that is not represented (norm below 0.05). Source: the paper, "Geometry", first equation.
+        for a feature that is not represented (norm below 0.05). Source: the paper, "The geometry of
+        superposition".
         """
         represented = self.norms > 0.05
         return torch.where(represented, self.norms.square() / _overlap(self.W).clamp_min(1e-12), 0.0)
