@@ -21,7 +21,7 @@ compare = Command(
 )
 
 evaluate = Command(
-    summary="Measure a sparse autoencoder on held-out text",
+    summary="Judge a sparse autoencoder: reconstruction, loss, decoder, concepts, stability, probing",
     options="saes.config:EvalConfig",
     run="saes.console:evaluate",
 )

@@ -157,7 +157,11 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Measure a sparse autoencoder on held-out text: reconstruction, sparsity, and the model's loss when spliced in."""
+    """Judge a sparse autoencoder on held-out text.
+
+    Reconstruction, sparsity, the model's loss with it spliced in, and the structure of its decoder; where the corpus
+    has concept labels (tinytown), how well it finds the concepts and what its error still carries.
+    """
 
     sae: Positional[Path]
     """Directory of the SAE, in SAELens format."""
@@ -169,6 +173,12 @@ class EvalConfig:
     """How many held-out tokens to read."""
     context: int | None = None
     """Tokens per sequence; default: as in training."""
+    twins: tuple[Path, ...] = ()
+    """Directories of other SAEs of the same site, such as of other seeds: how many latents do they share?"""
+    labels: Path | None = None
+    """A .jsonl file of {"text": …, "label": …} lines: can the label be read from a few latents?"""
+    seed: int = 0
+    """Draws what is held out of the labelled texts, and starts the training of the meta-dictionary."""
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
 

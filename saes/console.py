@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saes import evaluation, training
+from saes import training
 from saes.comparison import Comparison, compare_runs
 from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
+from saes.judging.judgement import Judgement, judge
+from saes.judging.probing import read_labels
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
@@ -76,8 +78,9 @@ def _write_figure(comparison: Comparison, path: Path) -> None:
     write_text(path, figure.to_html() if path.suffix == ".html" else figure.to_json())
 
 
-def evaluate(config: EvalConfig) -> evaluation.SAEReport:
-    sae = load_sae(config.sae)
+def evaluate(config: EvalConfig) -> Judgement:
+    sae, others = load_sae(config.sae), [load_sae(path) for path in config.twins]
+    labelled_texts = read_labels(config.labels) if config.labels else None
     trained = sae.cfg.metadata
     name = config.model or trained.get("model_name")
     source = config.corpus or trained.get("dataset_path")
@@ -90,8 +93,15 @@ def evaluate(config: EvalConfig) -> evaluation.SAEReport:
     context = config.context or trained.get("context_size") or 128
     corpus = training.open_held_out(source, model, context=context)
     with _progress("measuring", config.tokens) as (bar, task):
-        return evaluation.evaluate(
-            sae.to(model.device), model, corpus, config.tokens, lambda done: bar.update(task, completed=done)
+        return judge(
+            sae.to(model.device),
+            model,
+            corpus,
+            config.tokens,
+            others=[other.to(model.device) for other in others],
+            labelled_texts=labelled_texts,
+            seed=config.seed,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )
 
 

@@ -43,8 +43,13 @@ class SAEReport:
     """Mean |x|."""
     norm_ratio: float
     """Mean |x_hat| / |x|: below 1 where the SAE shrinks."""
+    relative_bias: float
+    """mean |x_hat|^2 / mean (x · x_hat): the factor by which x_hat is too long, below 1 where the SAE shrinks. Source:
+    Rajamanoharan et al. 2024, arXiv:2404.16014, "relative reconstruction bias"."""
     dead: float
     """Fraction of latents that fired for none of the tokens."""
+    dense: float
+    """Fraction of latents that fired for more than a tenth of the tokens."""
     ce_clean: float
     """Cross-entropy of the untouched model."""
     ce_spliced: float
@@ -53,6 +58,8 @@ class SAEReport:
     """Cross-entropy with 0 in place of x."""
     kl: float
     """KL divergence of the spliced model's predictions from the untouched one's."""
+    kl_zero: float
+    """The same with 0 in place of x."""
 
     @property
     def explained_variance(self) -> float:
@@ -67,13 +74,20 @@ class SAEReport:
         gap = self.ce_zero - self.ce_clean
         return (self.ce_zero - self.ce_spliced) / gap if gap > 0 else math.nan
 
+    @property
+    def kl_recovered(self) -> float:
+        """1 - kl / kl_zero; NaN where zeroing the site changes nothing."""
+        return 1 - self.kl / self.kl_zero if self.kl_zero > 0 else math.nan
+
     def to_dict(self) -> dict[str, Any]:
         """Every figure as a plain value; one that is not defined is None."""
-        figures = asdict(self) | {"explained_variance": self.explained_variance, "loss_recovered": self.loss_recovered}
+        derived = ("explained_variance", "loss_recovered", "kl_recovered")
+        figures = asdict(self) | {name: getattr(self, name) for name in derived}
         return {name: None if value != value else value for name, value in figures.items()}
 
-    def __str__(self) -> str:
-        rows = [
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(name, value, remark) of every line of the table."""
+        return [
             ("active latents per token (L0)", f"{self.l0:.1f}", f"of {self.d_sae:,}"),
             ("variance unexplained (FVU)", f"{self.fvu:.4f}", f"explained {self.explained_variance:.2%}"),
             (
@@ -81,16 +95,25 @@ class SAEReport:
                 f"{self.cosine:.4f}",
                 f"mean |x| {self.norm:.3g}, |x_hat| / |x| {self.norm_ratio:.3f}",
             ),
+            ("relative bias", f"{self.relative_bias:.4f}", "below 1: shrunk"),
             ("dead latents", f"{self.dead:.2%}", "never active on this text"),
+            ("dense latents", f"{self.dense:.2%}", "active on more than 10% of tokens"),
             ("loss, untouched", f"{self.ce_clean:.4f}", "nats per token"),
             ("loss, SAE spliced in", f"{self.ce_spliced:.4f}", f"KL from untouched {self.kl:.4f}"),
-            ("loss, site zeroed", f"{self.ce_zero:.4f}", ""),
+            ("loss, site zeroed", f"{self.ce_zero:.4f}", f"KL from untouched {self.kl_zero:.4f}"),
             ("loss recovered", f"{self.loss_recovered:.2%}", "")
             if math.isfinite(self.loss_recovered)
             else ("loss recovered", "n/a", "zeroing does no harm"),
+            ("KL recovered", f"{self.kl_recovered:.2%}", ""),
         ]
-        lines = [f"  {label:<30} {value:>9}  {note}".rstrip() for label, value, note in rows]
-        return "\n".join([f"Measured on {self.n_tokens:,} tokens of {self.corpus}:", *lines])
+
+    def __str__(self) -> str:
+        return "\n".join([f"Measured on {self.n_tokens:,} tokens of {self.corpus}:", *map(table_row, self.rows())])
+
+
+def table_row(row: tuple[str, str, str]) -> str:
+    name, value, remark = row
+    return f"  {name:<30} {value:>9}  {remark}".rstrip()
 
 
 def evaluate(
@@ -145,8 +168,8 @@ class _Reconstruction:
         self.sae = sae
         self.n = 0
         self.total = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
-        self.squares = self.errors = self.l0 = self.cosine = self.norm = self.ratio = 0.0
-        self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+        self.squares = self.errors = self.cosine = self.norm = self.ratio = self.product = self.squares_hat = 0.0
+        self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.int64)
 
     @torch.no_grad()
     def add(self, x: Float[Tensor, "rows d_in"]) -> None:
@@ -158,22 +181,25 @@ class _Reconstruction:
         self.total += x.double().sum(0).cpu()
         self.squares += x.double().square().sum().item()
         self.errors += (x - x_hat).double().square().sum().item()
-        self.l0 += active.sum().item()
-        self.fired |= active.any(0).cpu()
+        self.fired += active.sum(0).cpu()
         self.cosine += F.cosine_similarity(x, x_hat).double().sum().item()
         self.norm += norms.double().sum().item()
+        self.product += (x.double() * x_hat).sum().item()
+        self.squares_hat += norms_hat.double().square().sum().item()
         self.ratio += (norms_hat / norms.clamp_min(1e-12)).double().sum().item()
 
     def figures(self) -> dict[str, Any]:
         variance = self.squares - self.total.square().sum().item() / self.n
         return {
             "n_tokens": self.n,
-            "l0": self.l0 / self.n,
+            "l0": self.fired.sum().item() / self.n,
             "fvu": self.errors / variance if variance > 0 else math.nan,
             "cosine": self.cosine / self.n,
             "norm": self.norm / self.n,
             "norm_ratio": self.ratio / self.n,
-            "dead": 1 - self.fired.float().mean().item(),
+            "relative_bias": self.squares_hat / self.product if self.product else math.nan,
+            "dead": (self.fired == 0).float().mean().item(),
+            "dense": (self.fired > self.n / 10).float().mean().item(),
         }
 
 
@@ -183,7 +209,7 @@ class _Prediction:
     def __init__(self) -> None:
         self.n = 0
         self.ce = torch.zeros(3, dtype=torch.float64)
-        self.kl = 0.0
+        self.kl = torch.zeros(2, dtype=torch.float64)
 
     def add(self, tokens: Int[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"], *logits: Tensor) -> None:
         target = tokens[:, 1:][keep[:, 1:]]
@@ -191,8 +217,10 @@ class _Prediction:
         self.n += len(target)
         for i, log_probs in enumerate((clean, *edited)):
             self.ce[i] += F.nll_loss(log_probs, target, reduction="sum").item()
-        self.kl += F.kl_div(edited[0], clean, log_target=True, reduction="sum").item()
+        for i, log_probs in enumerate(edited):
+            self.kl[i] += F.kl_div(log_probs, clean, log_target=True, reduction="sum").item()
 
     def figures(self) -> dict[str, float]:
-        clean, spliced, zero = (self.ce / max(self.n, 1)).tolist()
-        return {"ce_clean": clean, "ce_spliced": spliced, "ce_zero": zero, "kl": self.kl / max(self.n, 1)}
+        n = max(self.n, 1)
+        names = ("ce_clean", "ce_spliced", "ce_zero", "kl", "kl_zero")
+        return dict(zip(names, [*(self.ce / n).tolist(), *(self.kl / n).tolist()], strict=True))

@@ -1,6 +1,7 @@
 """Reports against computations made apart from the code that makes them."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -119,19 +120,22 @@ def test_every_figure_against_numpy_and_hugging_face(model, corpus):
         "cosine": ((rows * x_hat).sum(1) / norms / norms_hat).mean(),
         "norm": norms.mean(),
         "norm_ratio": (norms_hat / norms).mean(),
+        "relative_bias": (x_hat**2).sum() / (rows * x_hat).sum(),
         "dead": (latents.max(0) == 0).mean(),
+        "dense": ((latents > 0).mean(0) > 0.1).mean(),
         "ce_clean": cross_entropy(clean, targets),
         "ce_spliced": cross_entropy(spliced, targets),
         "ce_zero": cross_entropy(zeroed, targets),
         "kl": (np.exp(clean) * (clean - spliced)).sum(1).mean(),
+        "kl_zero": (np.exp(clean) * (clean - zeroed)).sum(1).mean(),
     }
     assert {name: getattr(report, name) for name in expected} == pytest.approx(expected, rel=1e-4)
     assert report.dead >= 12 / 48
 
 
 def report(**figures):
-    blank = dict.fromkeys(("l0", "fvu", "cosine", "norm", "norm_ratio", "dead", "ce_clean", "ce_spliced", "kl"), 0.0)
-    return SAEReport(corpus="text", n_tokens=10, d_sae=8, **(blank | figures))
+    names = {field.name for field in fields(SAEReport)} - {"corpus", "n_tokens", "d_sae"}
+    return SAEReport(corpus="text", n_tokens=10, d_sae=8, **(dict.fromkeys(names, 0.0) | figures))
 
 
 def test_loss_recovered():
@@ -142,6 +146,11 @@ def test_loss_recovered():
     assert math.isnan(harmless.loss_recovered)
     assert harmless.to_dict()["loss_recovered"] is None
     assert "zeroing does no harm" in str(harmless)
+
+
+def test_kl_recovered():
+    assert report(kl=0.5, kl_zero=2.0).kl_recovered == 0.75
+    assert report(kl=0.0, kl_zero=0.0).to_dict()["kl_recovered"] is None
 
 
 def test_an_sae_of_another_width_is_refused(model, corpus):

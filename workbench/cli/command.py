@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from workbench.errors import SettingError
 
@@ -38,8 +38,14 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
     settings = read_settings(path)
     check_names(settings, [field.name for field in fields(options)], path)
     kinds = get_type_hints(options)
-    paths = {name for name in settings if Path in (kinds[name], *get_args(kinds[name]))}
-    return {name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
+    return {name: _typed(kinds[name], value) for name, value in settings.items()}
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Text as a path, and a list as a tuple, where the field is one."""
+    if kind == tuple[Path, ...] and isinstance(value, list):
+        return tuple(map(Path, value))
+    return Path(value) if kind in (Path, Path | None) and isinstance(value, str) else value
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -87,7 +87,12 @@ def _unvalidated(options: type, settings: dict[str, Any]) -> Any:
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values of a result: dataclasses become objects, tensors and arrays lists, paths strings."""
+    """Plain JSON values of a result: dataclasses become objects, tensors and arrays lists, paths strings.
+
+    A result that knows its own JSON has a method `to_dict`.
+    """
+    if hasattr(value, "to_dict"):
+        return to_json(value.to_dict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -1,0 +1,1 @@
+"""Judging an SAE further: its decoder, its agreement with known concepts, its twins, its leftovers."""
