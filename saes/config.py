@@ -1,5 +1,6 @@
 """The options of SAE training and evaluation, which are also the command line. Imports nothing that imports torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,12 +45,12 @@ class TrainConfig:
     """How the SAE is made sparse. topk keeps the k largest latents of a token, batchtopk k on average over a batch,
     matryoshka does so for nested dictionaries; jumprelu learns a threshold for each latent; standard is a ReLU with an
     L1 penalty, gated one whose penalty does not shrink activations; matching_pursuit takes latents one by one.
-    transcoder, skip_transcoder and crosscoder are standard ones between sites; they need activations of several."""
+    transcoder, skip_transcoder and crosscoder are standard ones between sites, and need activations of several."""
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
     """topk, batchtopk, matryoshka, matching_pursuit: how many latents may be active for one token."""
-    nested_widths: tuple[int, ...] = ()
+    nested_widths: Sequence[int] = ()
     """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
     """standard, gated, transcoders, crosscoder: weight of the L1 penalty, with activations scaled to lie sqrt(d_in)

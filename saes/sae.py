@@ -32,6 +32,9 @@ class SAEConfig:
     """Whether the decoder's bias is subtracted from the input before encoding."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """SAELens metadata: hook_name, model_name, context_size, dataset_path…"""
+    by_norm: bool = False
+    """topk: whether latents are compared by activation times decoder norm, as in training, until the norms are folded.
+    """
     d_out: int | None = None
     """The width of what is reconstructed, where that is not the input."""
     widths: tuple[int, ...] = ()

@@ -107,6 +107,7 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
         (cfg.get("max_iterations") or cfg["d_in"]) if pursues else cfg.get("k"),
         cfg.get("apply_b_dec_to_input", True),
         cfg.get("metadata") or {},
+        by_norm=bool(cfg.get("rescale_acts_by_decoder_norm")),
         d_out=cfg.get("d_out"),
         widths=tuple(cfg.get("widths") or ()),
         residual_threshold=cfg.get("residual_threshold", 1e-2) if pursues else 0.0,

@@ -14,6 +14,7 @@ from torch import Tensor
 from saes.architectures.standard import Standard
 from saes.config import TrainConfig
 from saes.sae import SAEConfig
+from workbench.errors import SettingError
 
 
 class Crosscoder(Standard):
@@ -27,6 +28,8 @@ class Crosscoder(Standard):
 
     @classmethod
     def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
+        if len(widths) < 2:
+            raise SettingError("a crosscoder is trained on the activations of several sites, and this run reads one")
         return replace(super().shape(config, widths, metadata), widths=tuple(widths))
 
     def norms(self) -> Float[Tensor, " d_sae"]:

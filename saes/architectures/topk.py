@@ -28,10 +28,11 @@ class TopK(SAE):
 
     @classmethod
     def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
-        return replace(super().shape(config, widths, metadata), k=config.k)
+        return replace(super().shape(config, widths, metadata), k=config.k, by_norm=True)
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
-        pre = self.pre_activations(x, top_k(int(self.cfg.k), self.norms().detach()))
+        norms = self.norms().detach() if self.cfg.by_norm else None
+        pre = self.pre_activations(x, top_k(int(self.cfg.k), norms))
         return pre, pre.with_values(pre.values.relu())
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""] | float:
@@ -53,3 +54,7 @@ class TopK(SAE):
         code = encode(x, self.centre, self.W_enc[:, dead], self.b_enc[dead], select)
         modelled = code.with_values(code.values.relu()).decode(self.W_dec[dead])
         return (modelled - error).square().sum() / error.square().sum().clamp_min(torch.finfo(error.dtype).tiny)
+
+    def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
+        super()._scale_latents(norms)
+        self.cfg = replace(self.cfg, by_norm=False)

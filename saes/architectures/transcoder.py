@@ -14,6 +14,7 @@ from saes.architectures.standard import Standard
 from saes.config import TrainConfig
 from saes.sae import SAEConfig
 from saes.sparse import Code, Dense
+from workbench.errors import SettingError
 
 
 class Transcoder(Standard):
@@ -26,6 +27,8 @@ class Transcoder(Standard):
 
     @classmethod
     def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
+        if len(widths) != 2:
+            raise SettingError("a transcoder is trained on the activations of two sites, and this run reads one")
         d_in, d_out = widths
         return SAEConfig(d_in, config.d_sae, apply_b_dec_to_input=False, metadata=metadata, d_out=d_out)
 
