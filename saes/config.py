@@ -1,6 +1,8 @@
 """The options of SAE training and evaluation, which are also the command line. Imports nothing that imports torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +10,19 @@ from tyro.conf import Positional
 
 from workbench.errors import SettingError
 
-Architecture = Literal["topk", "standard"]
+Architecture = Literal[
+    "topk",
+    "batchtopk",
+    "matryoshka",
+    "jumprelu",
+    "gated",
+    "standard",
+    "matching_pursuit",
+    "transcoder",
+    "skip_transcoder",
+    "crosscoder",
+]
+USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit")
 
 
 @dataclass(frozen=True)
@@ -28,14 +42,29 @@ class TrainConfig:
     corpus: str | None = None
     """Text to train on: tinytown, a .txt, .jsonl or .parquet file, or a Hugging Face dataset. Default: tinytown."""
     architecture: Architecture = "topk"
-    """How the SAE is made sparse: topk keeps the k largest latents; standard is a ReLU with an L1 penalty."""
+    """How the SAE is made sparse. topk keeps the k largest latents of a token, batchtopk k on average over a batch,
+    matryoshka does so for nested dictionaries; jumprelu learns a threshold for each latent; standard is a ReLU with an
+    L1 penalty, gated one whose penalty does not shrink activations; matching_pursuit takes latents one by one.
+    transcoder, skip_transcoder and crosscoder are standard ones between sites, and need activations of several."""
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
-    """topk: how many latents may be active for one token."""
+    """topk, batchtopk, matryoshka, matching_pursuit: how many latents may be active for one token."""
+    nested_widths: Sequence[int] = ()
+    """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
-    """standard: weight of the L1 penalty, with activations scaled to lie sqrt(d_in) from their centre on average; wide
-    models bear more (Anthropic: 5)."""
+    """standard, gated, transcoders, crosscoder: weight of the L1 penalty, with activations scaled to lie sqrt(d_in)
+    from their centre on average; wide models bear more (Anthropic: 5)."""
+    penalty: Literal["l0", "tanh"] = "l0"
+    """jumprelu: what is penalised: the number of active latents (DeepMind), or the tanh of activations (Anthropic)."""
+    l0_coefficient: float = 1.0
+    """jumprelu: weight of that penalty, in the scale of l1_coefficient."""
+    threshold: float = 0.1
+    """jumprelu: where the thresholds begin."""
+    bandwidth: float = 0.5
+    """jumprelu: pre-activations within half of it move a threshold (Anthropic: 2)."""
+    pre_act_coefficient: float = 3e-6
+    """jumprelu: weight of the loss that lifts the pre-activations of dead latents."""
     tokens: int = 500_000
     """How many activations to train on; a corpus that is shorter is read again."""
     batch_size: int = 1024
@@ -44,6 +73,8 @@ class TrainConfig:
     """Tokens per sequence that the model reads."""
     lr: float = 2e-3
     """Peak learning rate of Adam (betas 0.9, 0.999)."""
+    clip: float = 1.0
+    """The norm that gradients are shortened to where they are longer."""
     warm_up: float = 0.05
     """Fraction of the steps over which the learning rate, and the L1 penalty, rise linearly from zero."""
     decay: float = 0.3
@@ -51,9 +82,10 @@ class TrainConfig:
     buffer: int = 65_536
     """Activations held in memory to be shuffled."""
     dead_after: int = 50_000
-    """A latent that has not fired for so many tokens counts as dead, and (topk) is revived by the auxiliary loss."""
+    """A latent that has not fired for so many tokens counts as dead, and is revived (topk and its kin, jumprelu)."""
     aux_coefficient: float = 1 / 32
-    """topk: weight of the auxiliary loss that has dead latents model what the live ones miss."""
+    """topk, batchtopk, matryoshka: weight of the auxiliary loss that has dead latents model what live
+    ones miss."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
@@ -81,16 +113,21 @@ class TrainConfig:
         _require(self, "context", self.context >= 2, "at least 2")
         _require(self, "checkpoint_every", self.checkpoint_every >= 0, "0 (no checkpoints) or more")
         _require(self, "lr", self.lr > 0, "above 0")
-        _require(self, "l1_coefficient", self.l1_coefficient >= 0, "0 or more")
-        _require(self, "aux_coefficient", self.aux_coefficient >= 0, "0 or more")
+        for name in ("l1_coefficient", "l0_coefficient", "aux_coefficient", "pre_act_coefficient", "threshold"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("clip", "bandwidth"):
+            _require(self, name, getattr(self, name) > 0, "above 0")
         _require(self, "warm_up", 0 <= self.warm_up <= 1, "a fraction from 0 to 1")
         _require(self, "decay", 0 <= self.decay <= 1 - self.warm_up, "a fraction from 0 to 1 - warm_up")
         _require(self, "buffer", self.buffer >= self.batch_size, f"at least batch_size ({self.batch_size})")
         _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
-        if self.architecture == "topk":
+        if self.architecture in USE_K:
             _require(self, "k", self.k <= self.d_sae, f"at most d_sae ({self.d_sae})")
         if self.overwrite and self.resume:
             raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
+        if self.architecture == "matryoshka":
+            rising = all(a < b for a, b in pairwise((0, *self.inner_widths, self.d_sae)))
+            _require(self, "nested_widths", rising, f"rising widths below d_sae ({self.d_sae})")
         if self.corpus is None and self.model != "tinytown":
             raise SettingError(f"corpus is needed: a text file or dataset for {self.model} to read")
 
@@ -104,13 +141,22 @@ class TrainConfig:
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
+    def inner_widths(self) -> tuple[int, ...]:
+        """`nested_widths`, or their default."""
+        return tuple(self.nested_widths) or tuple(width for i in (16, 8, 4, 2) if (width := self.d_sae // i))
+
+    @property
     def corpus_name(self) -> str:
         return self.corpus or "tinytown"
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
-        places = {"out": str(self.out), "cache": None if self.cache is None else str(self.cache)}
-        return asdict(self) | places | {"corpus": self.corpus_name, "overwrite": False, "resume": False}
+        plain = {
+            "out": str(self.out),
+            "cache": None if self.cache is None else str(self.cache),
+            "nested_widths": list(self.nested_widths),
+        }
+        return asdict(self) | plain | {"corpus": self.corpus_name, "overwrite": False, "resume": False}
 
 
 @dataclass(frozen=True)

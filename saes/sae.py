@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saes.config import TrainConfig
+from saes.selection import encode
+from saes.sparse import Code, Dense
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,27 @@ class SAEConfig:
 
     d_in: int
     d_sae: int
-    k: int | None = None
-    """Active latents per token, for architectures that fix it."""
+    k: float | None = None
+    """Active latents per token, for architectures that fix it; a whole number unless it is an average."""
     apply_b_dec_to_input: bool = True
     """Whether the decoder's bias is subtracted from the input before encoding."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """SAELens metadata: hook_name, model_name, context_size, dataset_path…"""
+    by_norm: bool = False
+    """topk: whether latents are compared by activation times decoder norm, as in training, until the norms are folded.
+    """
+    d_out: int | None = None
+    """The width of what is reconstructed, where that is not the input."""
+    widths: tuple[int, ...] = ()
+    """crosscoder: the width of each site's part of the input."""
+    residual_threshold: float = 0.0
+    """matching_pursuit: the norm of the residual at which no further latent is taken."""
+    threshold: float = 0.0
+    """jumprelu, in training: where the thresholds begin."""
+    bandwidth: float = 0.0
+    """jumprelu, in training: the width of the window that gradients of a threshold come from."""
+    through: bool = False
+    """jumprelu, in training: whether those gradients reach the encoder as well."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +60,35 @@ class Signals:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """One pass over a batch, for a penalty to look at."""
+
+    x: Float[Tensor, "rows d_in"]
+    target: Float[Tensor, "rows d_out"]
+    pre: Code | Dense
+    """Pre-activations: of every latent that is active, and of those whose gradient a penalty needs."""
+    active: Code | Dense
+    """The same entries after the activation function."""
+    reconstruction: Float[Tensor, "rows d_out"]
+
+
+@dataclass(frozen=True)
 class Step:
     """What an SAE answers: the loss to be minimised, and what came of the batch."""
 
     loss: Float[Tensor, ""]
-    reconstruction: Float[Tensor, "rows d_in"]
+    reconstruction: Float[Tensor, "rows d_out"]
     fired: Bool[Tensor, " d_sae"]
     l0: Float[Tensor, ""]
 
 
 class SAE(nn.Module, ABC):
-    """Base of every architecture, which adds `encode` and `train_step`.
+    """Base of every architecture, which adds which pre-activations count (`select`), what becomes of them (`activate`)
+    and what is asked of them beside reconstruction (`penalty`).
 
     `W_enc` [d_in, d_sae] is a transposed view of [d_sae, d_in] memory, so that the weights of one latent lie together
-    in both matrices.
+    in both matrices. Decoder norms are free in training and folded to one when the SAE is saved; whatever compares or
+    penalises latents counts activation times decoder norm, so that shrinking one by growing the other gains nothing.
     """
 
     architecture: ClassVar[str]
@@ -64,10 +96,16 @@ class SAE(nn.Module, ABC):
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        d_out = cfg.d_out or cfg.d_in
         self.W_enc = nn.Parameter(torch.zeros(cfg.d_sae, cfg.d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.W_dec = nn.Parameter(torch.zeros(cfg.d_sae, cfg.d_in))
-        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
+        self.W_dec = nn.Parameter(torch.zeros(cfg.d_sae, d_out))
+        self.b_dec = nn.Parameter(torch.zeros(d_out))
+
+    @classmethod
+    def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
+        """The shape of an SAE to be trained as `config` says on rows that hold `widths` values from each site."""
+        return SAEConfig(sum(widths), config.d_sae, metadata=metadata)
 
     @property
     def site(self) -> str:
@@ -75,59 +113,119 @@ class SAE(nn.Module, ABC):
         return self.cfg.metadata.get("hook_name") or ""
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """The latents' activations, in units of the activation space where the decoder has unit norm."""
+    def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
+        """Pre-activations and activations, at the same entries: at least those of all active latents."""
 
-    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """The latents' activations; once saved, in units of the activation space."""
+        _, active = self.code(x.reshape(-1, self.cfg.d_in))
+        return active.to_dense().view(*x.shape[:-1], self.cfg.d_sae)
+
+    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         return latents @ self.W_dec + self.b_dec
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return self.decode(self.encode(x))
 
-    @abstractmethod
-    def train_step(self, x: Float[Tensor, "rows d_in"], config: TrainConfig, signals: Signals) -> Step:
-        """The loss of a batch (in the scale of `norm_scale`), with gradients to every parameter."""
+    def reconstruct(self, x: Float[Tensor, "rows d_in"], active: Code | Dense) -> Float[Tensor, "rows d_out"]:
+        """`forward`, from the code of x."""
+        return active.decode(self.W_dec) + self.b_dec
 
-    def constrain_gradient(self) -> None:
-        """Called between the backward pass and the optimiser's step."""
+    def split(self, rows: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor]:
+        """The part of training rows to read, and the part to reconstruct: for an autoencoder the same."""
+        return rows, rows
+
+    def train_step(self, rows: Float[Tensor, "rows width"], config: TrainConfig, signals: Signals) -> Step:
+        """The loss of a batch (in the scale of `norm_scale`), with gradients to every parameter.
+
+        It is the squared error of a row, averaged, plus the architecture's penalty.
+        """
+        x, target = self.split(rows)
+        pre, active = self.code(x)
+        reconstruction = self.reconstruct(x, active)
+        forward = Forward(x, target, pre, active, reconstruction)
+        loss = squared_error(reconstruction, target) + self.penalty(forward, config, signals)
+        l0 = (active.values > 0).sum() / active.n_rows
+        return Step(loss, reconstruction.detach(), active.fired(), l0)
+
+    def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""] | float:
+        return 0.0
 
     def constrain(self) -> None:
         """Called after the optimiser's step."""
 
     @property
-    def encoder_bias(self) -> Float[Tensor, " d_sae"]:
-        """The bias to add to `x @ W_enc`: b_enc, less b_dec @ W_enc where b_dec is subtracted from the input.
+    def centre(self) -> Float[Tensor, " d_in"] | None:
+        """What is subtracted from the input."""
+        return self.b_dec if self.cfg.apply_b_dec_to_input else None
 
-        (x - b_dec) @ W_enc + b_enc would need the gradient of the whole input to reach b_dec: one more dense product.
-        """
-        return self.b_enc - self.b_dec @ self.W_enc if self.cfg.apply_b_dec_to_input else self.b_enc
+    def pre_activations(self, x: Float[Tensor, "rows d_in"], select: Any) -> Code | Dense:
+        return encode(x, self.centre, self.W_enc, self.b_enc, select)
+
+    def norms(self) -> Float[Tensor, " d_sae"]:
+        return self.W_dec.norm(dim=1)
 
     @torch.no_grad()
-    def initialise(self, centre: Float[Tensor, " d_in"], seed: int) -> "SAE":
-        """Random unit decoder rows, the encoder their transpose, b_dec the centre of the data.
-
-        Source: Gao et al. 2024, appendix A.1.
+    def initialise(self, centre: Float[Tensor, " width"], seed: int) -> "SAE":
+        """Random unit decoder rows, the encoder their transpose, the biases such that the centre of the data maps to
+        itself. Source: Gao et al. 2024, appendix A.1.
         """
-        random = torch.randn(self.W_dec.shape, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        random = torch.randn(self.W_dec.shape, generator=generator)
         self.W_dec.copy_(random / random.norm(dim=1, keepdim=True))
-        self.W_enc.copy_(self.W_dec.T)
-        self.b_enc.zero_()
-        self.b_dec.copy_(centre)
+        if self.W_enc.shape == self.W_dec.T.shape:
+            self.W_enc.copy_(self.W_dec.T)
+        else:
+            random = torch.randn(self.W_enc.T.shape, generator=generator)
+            self.W_enc.copy_((random / random.norm(dim=1, keepdim=True)).T)
+        read, written = self.split(centre)
+        self.b_dec.copy_(written)
+        if not self.cfg.apply_b_dec_to_input:
+            self.b_enc.copy_(-(read.to(self.W_enc) @ self.W_enc))
         return self
 
-    @torch.no_grad()
-    def fold(self, scale: float) -> "SAE":
-        """Fold the scale of the input and the decoder's norms into the weights.
+    def for_use(self) -> "SAE":
+        """A copy without gradients, of the architecture that it is used and saved as: the same for most."""
+        return self._copy_as(type(self), self.cfg)
 
-        An SAE trained on `scale * x` becomes one that takes and returns `x`, with the same reconstruction and unit
-        decoder rows: activation i is multiplied by |W_dec[i]| / scale. For ReLU and for equal norms this is exact.
+    def _copy_as(self, architecture: type["SAE"], cfg: SAEConfig) -> "SAE":
+        copy = architecture(cfg).to(self.b_dec.device)
+        names = copy.state_dict().keys()
+        copy.load_state_dict(
+            {name: tensor for name, tensor in self.state_dict().items() if name in names}, strict=False
+        )
+        return copy.requires_grad_(False)
+
+    @torch.no_grad()
+    def fold(self, scale: Float[Tensor, " width"] | float) -> "SAE":
+        """Fold the scale of the training rows and the decoder's norms into the weights.
+
+        An SAE trained on `scale * rows` becomes one for `rows`, with the same reconstruction and unit decoder rows.
+        Activations are multiplied by the norms: once for all of a column, which leaves what is active as it was.
         """
+        read, written = self.split(torch.as_tensor(scale, device=self.b_dec.device).expand(self.width))
+        self.W_enc.mul_(read[:, None])
+        self.W_dec.div_(written)
+        self.b_dec.div_(written)
         norms = self.W_dec.norm(dim=1).clamp_min(torch.finfo(self.W_dec.dtype).tiny)
         self.W_dec.div_(norms[:, None])
         self.W_enc.mul_(norms)
-        self.b_enc.mul_(norms / scale)
-        self.b_dec.div_(scale)
+        self._scale_latents(norms)
         return self
+
+    def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
+        """Multiply what is added to or compared with pre-activations by `norms`."""
+        self.b_enc.mul_(norms)
+
+    @property
+    def width(self) -> int:
+        """The width of a training row."""
+        return self.cfg.d_in
+
+
+def squared_error(reconstruction: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"]) -> Float[Tensor, ""]:
+    """|target - reconstruction|^2, averaged over rows."""
+    return (reconstruction - target).square().sum() / len(target)
 
 
 def geometric_median(rows: Float[Tensor, "rows d_in"], iterations: int = 50) -> Float[Tensor, " d_in"]:

@@ -1,16 +1,20 @@
-"""Sparse codes, and their matrix products: the cost is that of the k latents which fire, not of all d_sae.
+"""Sparse codes, and their matrix products: the cost is that of the latents which fire, not of all d_sae.
 
 Decoding, its two backward products and the encoder's weight gradient cost 4·d_in·d_sae multiply-adds a row when dense,
-and 4·d_in·k from `values` and `indices`. Only the encoder's forward product must stay dense, since the top k are not
-known before it.
+and 4·d_in·L0 from values and indices. Only the encoder's forward product must stay dense, since what fires is not
+known before it; `saes.selection` makes it chunk by chunk and keeps the entries that matter.
+
+Where latents fire too densely for that to pay, `Dense` takes the place of `Code`: same methods, plain matrices.
 """
 
 import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -19,89 +23,185 @@ with warnings.catch_warnings():  # PyTorch says once, at the first CSR tensor, t
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
-class Code(NamedTuple):
-    """The active latents of each row: how strongly, and which. A value may be 0, where fewer than k are positive."""
+class ByLatent(NamedTuple):
+    """The entries of a pattern, sorted by latent."""
 
-    values: Float[Tensor, "rows k"]
-    indices: Int[Tensor, "rows k"]
+    order: Int[Tensor, " entries"]
+    """The permutation that sorts them; entries of one latent stay in order of row."""
+    rows: Int[Tensor, " entries"]
+    starts: Int[Tensor, " d_sae_plus_1"]
 
 
-def encode_top_k(
-    x: Float[Tensor, "rows d_in"], W_enc: Float[Tensor, "d_in d_sae"], bias: Float[Tensor, " d_sae"], k: int
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Where the entries of a sparse [rows, d_sae] matrix are: those of row i are `offsets[i]` to `offsets[i + 1]`."""
+
+    indices: Int[Tensor, " entries"]
+    """The latent of each entry."""
+    offsets: Int[Tensor, " rows_plus_1"]
+    d_sae: int
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " entries"]:
+        return torch.arange(len(self.offsets) - 1, device=self.indices.device).repeat_interleave(self.offsets.diff())
+
+    @cached_property
+    def by_latent(self) -> ByLatent:
+        """Sorted once, for the three products of a backward pass that need it."""
+        order = self.indices.to(torch.int32).argsort(stable=True)
+        starts = F.pad(self.indices.bincount(minlength=self.d_sae).cumsum(0), (1, 0))
+        return ByLatent(order, self.rows[order], starts)
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A sparse [rows, d_sae] matrix. A value may be 0."""
+
+    values: Float[Tensor, " entries"]
+    pattern: Pattern
+
+    def with_values(self, values: Float[Tensor, " entries"]) -> "Code":
+        return replace(self, values=values)
+
+    def at(self, parameter: Float[Tensor, " d_sae"]) -> Float[Tensor, " entries"]:
+        """A latent's parameter, for each entry."""
+        return parameter.index_select(0, self.pattern.indices)
+
+    def decode(self, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "rows d_out"]:
+        """self @ W_dec. Differentiable once, in values and `W_dec`."""
+        return _Decode.apply(self.values, W_dec, self.pattern)
+
+    def to_dense(self) -> Float[Tensor, "rows d_sae"]:
+        """Differentiable in the values; those of the same place are added up."""
+        pattern = self.pattern
+        places = (pattern.rows, pattern.indices)
+        return self.values.new_zeros(self.n_rows, pattern.d_sae).index_put(places, self.values, accumulate=True)
+
+    def between(self, first: int, last: int) -> "Code":
+        """The entries of the latents from `first` up to, not including, `last`."""
+        pattern = self.pattern
+        kept = ((pattern.indices >= first) & (pattern.indices < last)).nonzero()[:, 0]
+        offsets = torch.searchsorted(kept, pattern.offsets)
+        return Code(self.values.index_select(0, kept), Pattern(pattern.indices[kept] - first, offsets, last - first))
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.pattern.offsets) - 1
+
+    def fired(self) -> Bool[Tensor, " d_sae"]:
+        """Which latents are positive in any row."""
+        fired = torch.zeros(self.pattern.d_sae, dtype=torch.bool, device=self.values.device)
+        return fired.index_fill_(0, self.pattern.indices[self.values > 0], True)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A [rows, d_sae] matrix with the methods of a `Code`, for latents that fire densely."""
+
+    values: Float[Tensor, "rows d_sae"]
+
+    def with_values(self, values: Float[Tensor, "rows d_sae"]) -> "Dense":
+        return Dense(values)
+
+    def at(self, parameter: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        return parameter
+
+    def decode(self, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "rows d_out"]:
+        return self.values @ W_dec
+
+    def to_dense(self) -> Float[Tensor, "rows d_sae"]:
+        return self.values
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.values)
+
+    def fired(self) -> Bool[Tensor, " d_sae"]:
+        return (self.values > 0).any(0)
+
+
+def sample(
+    x: Float[Tensor, "rows d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W_enc: Float[Tensor, "d_in d_sae"],
+    bias: Float[Tensor, " d_sae"],
+    values: Float[Tensor, " entries"],
+    pattern: Pattern,
 ) -> Code:
-    """relu of the k largest entries of each row of `x @ W_enc + bias`. Differentiable once, in all three."""
-    return Code(*_EncodeTopK.apply(x, W_enc, bias, k))
+    """The entries of (x - centre) @ W_enc + bias in a pattern, where `values` are those entries, already computed.
+
+    Differentiable once in x, centre, W_enc and bias. The centre's gradient is -W_enc @ (the bias's gradient): one
+    matrix-vector product, where that of the whole input would cost as much as decoding.
+    """
+    return Code(_Sample.apply(x, centre, W_enc, bias, values, pattern), pattern)
 
 
-def decode(code: Code, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "rows d_in"]:
-    """The sum of the active latents' decoder rows, each times its value. Differentiable once, in values and `W_dec`."""
-    return _Decode.apply(code.values, code.indices, W_dec)
-
-
-def to_dense(code: Code, d_sae: int) -> Float[Tensor, "rows d_sae"]:
-    """Values at their places, zeros elsewhere. Differentiable in the values."""
-    return code.values.new_zeros(len(code.values), d_sae).scatter(1, code.indices, code.values)
-
-
-class _EncodeTopK(torch.autograd.Function):
+class _Sample(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, W_enc, bias, k):
-        values, indices = torch.addmm(bias, x, W_enc).topk(k, dim=-1, sorted=False)
-        values = values.relu()
-        ctx.save_for_backward(x, W_enc, values, indices)
-        ctx.mark_non_differentiable(indices)
-        return values, indices
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_values, _):
-        x, W_enc, values, indices = ctx.saved_tensors
-        d_sae = W_enc.shape[1]
-        grad = grad_values * (values > 0)
-        grad_x = _product(grad, indices, W_enc.T) if ctx.needs_input_grad[0] else None
-        grad_W_enc = _transposed_product(grad, indices, x, d_sae).T if ctx.needs_input_grad[1] else None
-        grad_bias = grad.new_zeros(d_sae).index_add_(0, indices.flatten(), grad.flatten())
-        return grad_x, grad_W_enc, grad_bias, None
-
-
-class _Decode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, values, indices, W_dec):
-        ctx.save_for_backward(values, indices, W_dec)
-        return _product(values, indices, W_dec)
+    def forward(ctx, x, centre, W_enc, bias, values, pattern):
+        ctx.pattern = pattern
+        ctx.save_for_backward(x, centre, W_enc)
+        return values.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        values, indices, W_dec = ctx.saved_tensors
-        grad_W_dec = _transposed_product(values, indices, grad, len(W_dec)) if ctx.needs_input_grad[2] else None
-        return _sampled_product(grad, W_dec, indices), None, grad_W_dec
+        x, centre, W_enc = ctx.saved_tensors
+        pattern, (for_x, for_centre, for_W_enc, for_bias, *_) = ctx.pattern, ctx.needs_input_grad
+        grad_x = _product(grad, pattern, W_enc.T) if for_x else None
+        grad_bias = grad_centre = grad_W_enc = None
+        if for_centre or for_bias:
+            grad_bias = _sums(grad, pattern)
+            grad_centre = -(W_enc @ grad_bias) if for_centre else None
+        if for_W_enc:
+            centred = x if centre is None else x - centre
+            grad_W_enc = _transposed_product(grad, pattern, centred).T
+        return grad_x, grad_centre, grad_W_enc, grad_bias, None, None
 
 
-def _product(values: Tensor, indices: Tensor, dense: Tensor) -> Tensor:
-    """S @ dense, [rows, d_in], for the [rows, d_sae] matrix S that holds `values` at `indices`."""
-    return F.embedding_bag(indices, dense, per_sample_weights=values, mode="sum")
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, W_dec, pattern):
+        ctx.pattern = pattern
+        ctx.save_for_backward(values, W_dec)
+        return _product(values, pattern, W_dec)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        values, W_dec = ctx.saved_tensors
+        grad_values = _sampled_product(grad, W_dec, ctx.pattern) if ctx.needs_input_grad[0] else None
+        grad_W_dec = _transposed_product(values, ctx.pattern, grad) if ctx.needs_input_grad[1] else None
+        return grad_values, grad_W_dec, None
 
 
-def _transposed_product(values: Tensor, indices: Tensor, dense: Tensor, d_sae: int) -> Tensor:
-    """S.T @ dense, [d_sae, d_in].
-
-    The entries are sorted by latent, so that each row of the result is one gathered sum: no [rows, k, d_in]
-    intermediate, and no order that changes from run to run.
-    """
-    flat = indices.flatten()
-    order = flat.to(torch.int32).argsort(stable=True)
-    starts = flat.bincount(minlength=d_sae).cumsum(0).roll(1)
-    starts[0] = 0
-    rows = order // indices.shape[1]
-    return F.embedding_bag(rows, dense, starts, per_sample_weights=values.flatten()[order], mode="sum")
-
-
-def _sampled_product(grad: Tensor, W_dec: Tensor, indices: Tensor) -> Tensor:
-    """The entries at `indices` of grad @ W_dec.T, [rows, k]."""
-    rows, k = indices.shape
-    starts = torch.arange(0, rows * k + 1, k, device=indices.device)
-    pattern = torch.sparse_csr_tensor(
-        starts, indices.flatten(), grad.new_zeros(rows * k), (rows, len(W_dec)), check_invariants=False
+def _product(values: Tensor, pattern: Pattern, dense: Tensor) -> Tensor:
+    """S @ dense, [rows, d], for the sparse S that holds `values` in a pattern."""
+    return F.embedding_bag(
+        pattern.indices, dense, pattern.offsets, per_sample_weights=values, mode="sum", include_last_offset=True
     )
-    return torch.sparse.sampled_addmm(pattern, grad, W_dec.T).values().view(rows, k)
+
+
+def _transposed_product(values: Tensor, pattern: Pattern, dense: Tensor) -> Tensor:
+    """S.T @ dense, [d_sae, d]: each row is one gathered sum, in an order that is the same on every run."""
+    order, rows, starts = pattern.by_latent
+    return F.embedding_bag(rows, dense, starts, per_sample_weights=values[order], mode="sum", include_last_offset=True)
+
+
+def _sampled_product(grad: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+    """The entries of grad @ W_dec.T in a pattern.
+
+    Taken latent by latent, so that W_dec is read once and the rows gathered are those of the smaller matrix: 2.3 times
+    faster than row by row at [2048, 768] and d_sae 16,384.
+    """
+    order, rows, starts = pattern.by_latent
+    zeros = grad.new_zeros(len(rows))
+    shape = pattern.d_sae, len(grad)
+    transposed = torch.sparse_csr_tensor(starts, rows, zeros, shape, check_invariants=False)
+    sampled = torch.sparse.sampled_addmm(transposed, W_dec, grad.T, beta=0.0).values()
+    return torch.empty_like(sampled).index_copy_(0, order, sampled)
+
+
+def _sums(values: Tensor, pattern: Pattern) -> Tensor:
+    """The sum of each latent's values, [d_sae]."""
+    return values.new_zeros(pattern.d_sae).index_add_(0, pattern.indices, values)

@@ -67,8 +67,14 @@ def load_sae(directory: str | Path, device: str | torch.device = "cpu") -> SAE:
 def _to_cfg(sae: SAE) -> dict[str, Any]:
     cfg = sae.cfg
     fields: dict[str, Any] = {"architecture": sae.architecture, "d_in": cfg.d_in, "d_sae": cfg.d_sae}
-    if cfg.k is not None:
+    if sae.architecture == "topk":
         fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
+    elif sae.architecture == "matching_pursuit":
+        fields |= {"max_iterations": cfg.k, "residual_threshold": cfg.residual_threshold}
+    if cfg.d_out:
+        fields |= {"d_out": cfg.d_out}
+    if cfg.widths:
+        fields |= {"widths": list(cfg.widths)}
     return fields | {
         "dtype": "float32",
         "device": "cpu",
@@ -88,14 +94,23 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
         raise DamagedFile(f"{path} has the architecture {json.dumps(architecture)}; known here are {known}")
     if cfg.get("normalize_activations", "none") not in ("none", "expected_average_only_in"):
         raise DamagedFile(f"{path} normalises activations by {cfg['normalize_activations']!r}, which is not supported")
-    for name in ("d_in", "d_sae", *(["k"] if architecture == "topk" else [])):
+    counts = {"topk": ["k"], "transcoder": ["d_out"], "skip_transcoder": ["d_out"]}.get(architecture, [])
+    for name in ("d_in", "d_sae", *counts):
         if not isinstance(cfg.get(name), int) or cfg[name] < 1:
             raise DamagedFile(f"{path} must give {name} as a whole number above 0, not {cfg.get(name)!r}")
     if architecture == "topk" and cfg["k"] > cfg["d_sae"]:
         raise DamagedFile(f"{path}: k must be at most d_sae ({cfg['d_sae']}), not {cfg['k']}")
-    metadata = cfg.get("metadata") or {}
+    pursues = architecture == "matching_pursuit"
     return architecture, SAEConfig(
-        cfg["d_in"], cfg["d_sae"], cfg.get("k"), cfg.get("apply_b_dec_to_input", True), metadata
+        cfg["d_in"],
+        cfg["d_sae"],
+        (cfg.get("max_iterations") or cfg["d_in"]) if pursues else cfg.get("k"),
+        cfg.get("apply_b_dec_to_input", True),
+        cfg.get("metadata") or {},
+        by_norm=bool(cfg.get("rescale_acts_by_decoder_norm")),
+        d_out=cfg.get("d_out"),
+        widths=tuple(cfg.get("widths") or ()),
+        residual_threshold=cfg.get("residual_threshold", 1e-2) if pursues else 0.0,
     )
 
 

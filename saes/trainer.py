@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
-from saes.sae import SAE, SAEConfig, Signals, Step, geometric_median, norm_scale, normalized_error
+from saes.sae import SAE, Signals, Step, geometric_median, norm_scale, normalized_error
 from workbench.errors import TrainingError
 
 
@@ -30,36 +30,50 @@ class Metrics:
 class Trainer:
     """An SAE in training: its weights, its optimiser, and when each latent last fired."""
 
-    def __init__(self, config: TrainConfig, sample: Float[Tensor, "rows d_in"], metadata: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        sample: Float[Tensor, "rows width"],
+        metadata: dict[str, Any],
+        widths: tuple[int, ...] | None = None,
+    ) -> None:
+        """`sample` holds rows like those of `step`: the activations of one site or, `widths` saying how many belong to
+        each, of several side by side. Raises `TrainingError` if one is not finite.
+        """
         if not sample.isfinite().all():
             raise TrainingError(f"the activations at {config.site} hold NaN or infinity; the model may be damaged")
         self.config = config
-        sample = sample.float()
-        centre = geometric_median(sample)
-        self.scale = norm_scale(sample, centre)
-        k = config.k if config.architecture == "topk" else None
-        cfg = SAEConfig(sample.shape[1], config.d_sae, k, metadata=metadata)
-        self.sae: SAE = ARCHITECTURES[config.architecture](cfg).initialise(centre * self.scale, config.seed)
-        self.sae.to(sample.device)
+        widths = widths or (sample.shape[1],)
+        parts = sample.float().split(widths, dim=1)
+        centres = [geometric_median(part) for part in parts]
+        scales = [norm_scale(part, centre) for part, centre in zip(parts, centres, strict=True)]
+        self.scale: Float[Tensor, " width"] = torch.cat(
+            [torch.full_like(centre, scale) for centre, scale in zip(centres, scales, strict=True)]
+        )
+        architecture = ARCHITECTURES[config.architecture]
+        self.sae: SAE = architecture(architecture.shape(config, widths, metadata))
+        self.sae.initialise((torch.cat(centres) * self.scale).cpu(), config.seed).to(sample.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         self.steps = 0
         self.tokens = 0
         self.last_fired = torch.zeros(config.d_sae, dtype=torch.int64, device=sample.device)
 
-    def step(self, rows: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, "rows d_in"], Step]:
-        """One step of Adam on a batch of raw activations; returns the batch as the SAE saw it, and what came of it."""
+    def step(self, rows: Float[Tensor, "rows width"]) -> tuple[Float[Tensor, "rows d_out"], Step]:
+        """One step of Adam on a batch of raw activations; returns what the SAE was to reconstruct, in its own scale,
+        and what came of it.
+        """
         self._set_lr(self.config.lr * schedule(self.steps, self.config))
-        x = rows.float() * self.scale
-        step = self.sae.train_step(x, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
+        scaled = rows.float() * self.scale
+        step = self.sae.train_step(scaled, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
         self.optimizer.zero_grad()
         step.loss.backward()
-        self.sae.constrain_gradient()
+        self._clip()
         self.optimizer.step()
         self.sae.constrain()
         self.steps += 1
         self.tokens += len(rows)
         self.last_fired[step.fired] = self.tokens
-        return x, step
+        return self.sae.split(scaled)[1], step
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
@@ -68,9 +82,7 @@ class Trainer:
 
     def folded(self) -> SAE:
         """A copy of the SAE that takes and returns raw activations."""
-        copy = ARCHITECTURES[self.config.architecture](self.sae.cfg).to(self.sae.b_dec.device)
-        copy.load_state_dict(self.sae.state_dict())
-        return copy.requires_grad_(False).fold(self.scale)
+        return self.sae.for_use().fold(self.scale)
 
     def metrics(self, x: Float[Tensor, "rows d_in"], step: Step) -> Metrics:
         return Metrics(
@@ -93,7 +105,7 @@ class Trainer:
         own = {
             "steps": torch.tensor(self.steps),
             "tokens": torch.tensor(self.tokens),
-            "scale": torch.tensor(self.scale, dtype=torch.float64),
+            "scale": self.scale,
             "last_fired": self.last_fired,
         }
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
@@ -106,7 +118,8 @@ class Trainer:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a trainer with the same configuration, to the same bits."""
-        self.steps, self.tokens, self.scale = (state[name].item() for name in ("steps", "tokens", "scale"))
+        self.steps, self.tokens = (state[name].item() for name in ("steps", "tokens"))
+        self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
         self.sae.load_state_dict(_under("sae.", state))
         for name, parameter in self.sae.named_parameters():
@@ -116,6 +129,11 @@ class Trainer:
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
         return min(1.0, self.steps / rise) if rise else 1.0
+
+    def _clip(self) -> None:
+        """Have Adam's own pass over the gradients shorten them to the norm `clip`, where they are longer."""
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.sae.parameters()])
+        self.optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp_min(1.0)
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

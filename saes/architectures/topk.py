@@ -3,59 +3,58 @@
 Source: Gao et al. 2024, arXiv:2406.04093.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saes.config import TrainConfig
-from saes.sae import SAE, Signals, Step, normalized_error
-from saes.sparse import decode, encode_top_k, to_dense
+from saes.sae import SAE, Forward, SAEConfig, Signals
+from saes.selection import encode, top_k
+from saes.sparse import Code, Dense
 
 
 class TopK(SAE):
-    """relu(top k of the pre-activations). The decoder's rows are held at unit norm, so that latents compete fairly."""
+    """relu of the k pre-activations that are largest times their decoder norm.
+
+    The reconstruction does not change when a decoder row grows and its encoder shrinks, so the norms have no part in
+    any gradient: they only compare latents.
+    """
 
     architecture = "topk"
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        code = encode_top_k(x.reshape(-1, self.cfg.d_in), self.W_enc, self.encoder_bias, self.cfg.k)
-        return to_dense(code, self.cfg.d_sae).view(*x.shape[:-1], self.cfg.d_sae)
+    @classmethod
+    def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
+        return replace(super().shape(config, widths, metadata), k=config.k, by_norm=True)
 
-    def train_step(self, x: Float[Tensor, "rows d_in"], config: TrainConfig, signals: Signals) -> Step:
-        bias = self.encoder_bias
-        code = encode_top_k(x, self.W_enc, bias, self.cfg.k)
-        reconstruction = decode(code, self.W_dec) + self.b_dec
-        loss = normalized_error(reconstruction, x)
-        if len(signals.dead) and config.aux_coefficient:
-            error = (x - reconstruction).detach()
-            loss = loss + config.aux_coefficient * self.auxiliary_loss(x, error, bias, signals.dead)
-        active = code.values > 0
-        fired = torch.zeros(self.cfg.d_sae, dtype=torch.bool, device=x.device)
-        fired[code.indices[active]] = True
-        return Step(loss, reconstruction.detach(), fired, active.sum() / len(x))
+    def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
+        norms = self.norms().detach() if self.cfg.by_norm else None
+        pre = self.pre_activations(x, top_k(int(self.cfg.k), norms))
+        return pre, pre.with_values(pre.values.relu())
+
+    def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""] | float:
+        if not (len(signals.dead) and config.aux_coefficient):
+            return 0.0
+        error = (forward.target - forward.reconstruction).detach()
+        variance = (forward.target - forward.target.mean(0)).square().sum() / len(error)
+        return config.aux_coefficient * variance * self.auxiliary_loss(forward.x, error, signals.dead)
 
     def auxiliary_loss(
-        self,
-        x: Float[Tensor, "rows d_in"],
-        error: Float[Tensor, "rows d_in"],
-        bias: Float[Tensor, " d_sae"],
-        dead: Tensor,
+        self, x: Float[Tensor, "rows d_in"], error: Float[Tensor, "rows d_out"], dead: Int[Tensor, " n_dead"]
     ) -> Float[Tensor, ""]:
         """How badly the top d_in/2 dead latents model the error of the live ones: |e - e_hat|^2 / |e|^2.
 
         The decoder's bias takes no part: the error has none. Source: Gao et al. 2024, appendix A.2.
         """
         k = min(len(dead), max(1, self.cfg.d_in // 2))
-        code = encode_top_k(x, self.W_enc[:, dead], bias[dead], k)
-        modelled = decode(code, self.W_dec[dead])
-        return (modelled - error).square().sum() / error.square().sum().clamp_min(1e-12)
+        select = top_k(k, self.norms().detach()[dead])
+        code = encode(x, self.centre, self.W_enc[:, dead], self.b_enc[dead], select)
+        modelled = code.with_values(code.values.relu()).decode(self.W_dec[dead])
+        return (modelled - error).square().sum() / error.square().sum().clamp_min(torch.finfo(error.dtype).tiny)
 
-    @torch.no_grad()
-    def constrain_gradient(self) -> None:
-        """Remove the gradient along each decoder row, which the unit norm would undo but Adam would remember."""
-        grad = self.W_dec.grad
-        grad.addcmul_((grad * self.W_dec).sum(1, keepdim=True), self.W_dec, value=-1)
-
-    @torch.no_grad()
-    def constrain(self) -> None:
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
+    def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
+        super()._scale_latents(norms)
+        self.cfg = replace(self.cfg, by_norm=False)

@@ -7,28 +7,46 @@ import pytest
 import torch
 
 from saes.architectures import ARCHITECTURES
-from saes.architectures.topk import TopK
+from saes.architectures.jumprelu import TANH_SCALE
 from saes.config import Architecture, TrainConfig
-from saes.sae import SAEConfig, Signals, geometric_median, norm_scale
+from saes.sae import Signals, geometric_median, norm_scale
 from saes.trainer import Trainer
 from tests.saes.synthetic import Dictionary
 
 NO_DEAD = Signals(torch.empty(0, dtype=torch.int64), 1.0)
+DEAD = torch.tensor([3, 7, 8, 20, 21, 33, 39])
+AUTOENCODERS = [name for name in ARCHITECTURES if "coder" not in name]
+D_SAE, K, WIDTHS = 40, 4, {"transcoder": (10, 6), "skip_transcoder": (10, 6), "crosscoder": (4, 6)}
 
 
 def config(architecture="topk", **settings):
-    defaults = {"site": "blocks.0.hook_resid_post", "out": Path("nowhere"), "d_sae": 40, "k": 4, "aux_coefficient": 1.0}
-    return TrainConfig(architecture=architecture, **(defaults | settings))
+    defaults = {"site": "blocks.0.hook_resid_post", "out": Path("nowhere"), "d_sae": D_SAE, "k": K}
+    return TrainConfig(architecture=architecture, **(defaults | {"aux_coefficient": 1.0} | settings))
 
 
-def make(architecture, d_in=10, d_sae=40, seed=0, x=None):
-    k = 4 if architecture == "topk" else None
-    x = rows(d_in=d_in) if x is None else x
-    return ARCHITECTURES[architecture](SAEConfig(d_in, d_sae, k)).initialise(geometric_median(x), seed)
+def make(architecture, seed=0, x=None, **settings):
+    """An SAE in training whose biases, norms and thresholds are not what they start as."""
+    widths = WIDTHS.get(architecture, (10,))
+    x = rows(d=sum(widths)) if x is None else x
+    kind = ARCHITECTURES[architecture]
+    sae = kind(kind.shape(config(architecture, **settings), widths, {}))
+    sae.initialise(geometric_median(x), seed)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            if name not in ("W_enc", "W_dec", "b_dec"):
+                parameter.add_(0.3 * torch.rand(parameter.shape, generator=generator))
+        if architecture != "matching_pursuit":
+            sae.W_dec.mul_(torch.linspace(0.5, 1.5, D_SAE)[:, None])
+    return sae
 
 
-def rows(n=64, d_in=10, seed=3):
-    return torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+def rows(n=64, d=10, seed=3):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def rows_for(architecture):
+    return rows(d=sum(WIDTHS.get(architecture, (10,))))
 
 
 def test_the_options_name_the_architectures():
@@ -37,69 +55,185 @@ def test_the_options_name_the_architectures():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_sae_takes_any_batch_shape(architecture):
-    sae, x = make(architecture), rows()
+    sae = make(architecture).eval()
+    x, _ = sae.split(rows_for(architecture))
     latents = sae.encode(x)
     assert latents.shape == (64, 40)
     assert (latents >= 0).all()
-    torch.testing.assert_close(sae.encode(x.view(2, 32, 10)), latents.view(2, 32, 40))
+    assert (latents > 0).any()
+    torch.testing.assert_close(sae.encode(x.view(2, 32, -1)), latents.view(2, 32, 40))
     torch.testing.assert_close(sae.encode(x[0]), latents[0])
-    torch.testing.assert_close(sae(x), latents @ sae.W_dec + sae.b_dec)
+    skip = x @ sae.W_skip.T if architecture == "skip_transcoder" else 0
+    torch.testing.assert_close(sae(x), latents @ sae.W_dec + sae.b_dec + skip)
 
 
-def test_topk_keeps_the_k_largest_positive():
-    sae, x = make("topk"), rows()
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
-    kept = pre.argsort(dim=1, descending=True)[:, :4]
-    expected = torch.zeros_like(pre).scatter_(1, kept, pre.gather(1, kept).clamp_min(0))
-    torch.testing.assert_close(sae.encode(x), expected)
+def top(scores, k):
+    return scores >= scores.sort(descending=True).values[..., k - 1 : k]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gradients_equal_a_dense_reference(architecture):
-    """Written out with (x - b_dec) @ W_enc, dense latents, and autograd alone."""
-    sae, x = make(architecture).double(), rows().double()
-    with torch.no_grad():
-        sae.b_enc.add_(0.1)
-        sae.W_dec.mul_(torch.linspace(0.5, 1.5, 40)[:, None])
-    step = sae.train_step(x, config(architecture, l1_coefficient=0.7), NO_DEAD)
-    names = [name for name, _ in sae.named_parameters()]
-    ours = torch.autograd.grad(step.loss, list(sae.parameters()))
+def dense_pre(sae, x):
+    centred = x - sae.b_dec if sae.cfg.apply_b_dec_to_input else x
+    return centred @ sae.W_enc + (0 if hasattr(sae, "b_gate") else sae.b_enc)
 
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+
+def straight_through(pre, threshold, width):
+    """(jump, step) whose gradients are written with detached windows: equations 11 and 12 of arXiv:2407.14435."""
+    window = ((pre - threshold).abs() < width / 2).detach()
+    open_, pull = (pre > threshold).detach(), (threshold.detach() - threshold) * window / width
+    return pre.relu() * open_ + pull * threshold.detach(), open_ + pull
+
+
+def reference_loss(architecture, sae, row, penalty):
+    """The loss and latents written out with dense matrices and autograd alone, l1_coefficient 0.7, l0 0.3."""
+    x, target = sae.split(row)
+    norms = sae.W_dec.norm(dim=1)
+    error = lambda z: ((z @ sae.W_dec + sae.b_dec - target) ** 2).sum(1).mean()  # noqa: E731
+    if architecture == "matching_pursuit":
+        latents = pursue(sae, x)
+        return error(latents), latents
+    pre = dense_pre(sae, x)
+    scores = (pre * norms).detach()
     if architecture == "topk":
-        latents = pre.relu() * (pre >= pre.topk(4).values[:, -1:])
-        loss = ((latents @ sae.W_dec + sae.b_dec - x) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
-    else:
-        latents = pre.relu()
-        error = ((latents @ sae.W_dec + sae.b_dec - x) ** 2).sum(1).mean()
-        loss = error + 0.7 * (latents * sae.W_dec.norm(dim=1)).sum(1).mean()
+        latents = pre.relu() * top(scores, K)
+        return error(latents), latents
+    if architecture in ("batchtopk", "matryoshka"):
+        latents = pre.relu() * top(scores.flatten(), K * len(x)).view_as(scores)
+        nested = (2, 5, 10, 20) if architecture == "matryoshka" else ()
+        return sum((error(latents * (torch.arange(D_SAE) < width)) for width in nested), error(latents)), latents
+    if architecture == "jumprelu":
+        latents, active = straight_through(pre, sae.threshold, 0.5)
+        if penalty == "tanh":
+            latents = latents + (pre - pre.detach()) * sae.threshold.detach() / 0.5 * (
+                (pre - sae.threshold).abs() < 0.25
+            )
+            active = (TANH_SCALE * latents * norms).tanh()
+        return error(latents) + 0.3 * active.sum(1).mean(), latents
+    if architecture == "gated":
+        gate = pre + sae.b_gate
+        latents = (pre * sae.r_mag.exp() + sae.b_mag).relu() * (gate > 0)
+        frozen = ((gate.relu() @ sae.W_dec.detach() + sae.b_dec.detach() - target) ** 2).sum(1).mean()
+        return error(latents) + 0.7 * (gate.relu() * norms).sum(1).mean() + frozen, latents
+    latents = pre.relu()
+    if architecture == "crosscoder":
+        norms = sae.W_dec[:, :4].norm(dim=1) + sae.W_dec[:, 4:].norm(dim=1)
+    loss = 0.7 * (latents * norms).sum(1).mean()
+    if architecture == "skip_transcoder":
+        return loss + ((latents @ sae.W_dec + sae.b_dec + x @ sae.W_skip.T - target) ** 2).sum(1).mean(), latents
+    return loss + error(latents), latents
+
+
+def pursue(sae, x):
+    """Matching pursuit a row at a time."""
+    coded = []
+    for residual in x - sae.b_dec:
+        latents, taken = torch.zeros(D_SAE, dtype=x.dtype), set()
+        for _ in range(K):
+            best = int((residual @ sae.W_dec.T).argmax())
+            value = (residual @ sae.W_dec[best]).relu()
+            latents = latents.index_add(0, torch.tensor([best]), value[None])
+            residual = residual - value * sae.W_dec[best]
+            if best in taken:
+                break
+            taken.add(best)
+        coded.append(latents)
+    return torch.stack(coded)
+
+
+@pytest.mark.parametrize("dense_above", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "jumprelu tanh"])
+def test_gradients_equal_a_dense_reference(architecture, dense_above, monkeypatch):
+    monkeypatch.setattr("saes.selection.DENSE_ABOVE", dense_above)
+    architecture, penalty = architecture.split()[0], "tanh" if "tanh" in architecture else "l0"
+    settings = {"l1_coefficient": 0.7, "l0_coefficient": 0.3, "penalty": penalty}
+    sae, x = make(architecture, **settings).double(), rows_for(architecture).double()
+    step = sae.train_step(x, config(architecture, **settings), NO_DEAD)
+    ours = torch.autograd.grad(step.loss, list(sae.parameters()))
+    loss, latents = reference_loss(architecture, sae, x, penalty)
     reference = torch.autograd.grad(loss, list(sae.parameters()))
 
     torch.testing.assert_close(step.loss, loss)
     torch.testing.assert_close(step.l0, (latents > 0).sum(1).double().mean(), check_dtype=False)
+    assert 0 < step.l0 < D_SAE
     assert torch.equal(step.fired, (latents > 0).any(0))
-    for name, grad, expected in zip(names, ours, reference, strict=True):
+    for (name, _), grad, expected in zip(sae.named_parameters(), ours, reference, strict=True):
         assert expected.abs().max() > 1e-4, name
         torch.testing.assert_close(grad, expected, msg=name)
 
 
-def test_the_auxiliary_loss_reaches_the_encoder_of_dead_latents():
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka"])
+def test_the_auxiliary_loss_reaches_the_encoder_of_dead_latents(architecture):
     """Against a dense reference: dead latents model the error of the live ones, which is a constant, without b_dec."""
-    sae, x = make("topk").double(), rows().double()
-    dead = torch.tensor([3, 7, 8, 20, 21, 33, 39])
-    with torch.no_grad():
-        sae.b_enc[dead] = -50.0
-        error = x - sae(x)
-        sae.b_enc[dead] = 0.0
-    ours = torch.autograd.grad(sae.auxiliary_loss(x, error, sae.encoder_bias, dead), list(sae.parameters()))
+    sae, x = make(architecture).double(), rows().double()
+    error = torch.randn_like(x)
+    ours = torch.autograd.grad(sae.auxiliary_loss(x, error, DEAD), list(sae.parameters()))
 
-    pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc)[:, dead]
-    latents = pre.relu() * (pre >= pre.topk(5).values[:, -1:])  # d_in / 2 of the seven
-    loss = ((latents @ sae.W_dec[dead] - error) ** 2).sum() / (error**2).sum()
+    pre = dense_pre(sae, x)[:, DEAD]
+    latents = pre.relu() * top((pre * sae.W_dec.norm(dim=1)[DEAD]).detach(), 5)  # d_in / 2 of the seven
+    loss = ((latents @ sae.W_dec[DEAD] - error) ** 2).sum() / (error**2).sum()
     reference = torch.autograd.grad(loss, list(sae.parameters()))
     for grad, expected in zip(ours, reference, strict=True):
         torch.testing.assert_close(grad, expected)
-    assert ours[0][:, dead].norm() > 0.01
+    assert ours[0][:, DEAD].norm() > 0.01
+
+
+def test_the_auxiliary_loss_is_added_in_the_units_of_the_error():
+    """Coefficient times variance times the fraction of the error that the dead latents leave."""
+    sae, x = make("topk").double(), rows().double()
+    plain = sae.train_step(x, config(), NO_DEAD)
+    revived = sae.train_step(x, config(aux_coefficient=0.25), Signals(DEAD, 1.0))
+    fraction = sae.auxiliary_loss(x, x - plain.reconstruction, DEAD)
+    variance = ((x - x.mean(0)) ** 2).sum(1).mean()
+    torch.testing.assert_close(revived.loss - plain.loss, 0.25 * variance * fraction)
+
+
+def test_the_pre_activation_loss_lifts_dead_latents():
+    sae, x = make("jumprelu").double(), rows().double()
+    plain = sae.train_step(x, config("jumprelu"), NO_DEAD)
+    lifted = sae.train_step(x, config("jumprelu", pre_act_coefficient=0.01), Signals(DEAD, 1.0))
+    below = (sae.threshold - dense_pre(sae, x)).relu() * sae.W_dec.norm(dim=1)
+    torch.testing.assert_close(lifted.loss - plain.loss, 0.01 * below[:, DEAD].sum(1).mean())
+    gradient = torch.autograd.grad(lifted.loss - plain.loss, sae.b_enc)[0]
+    assert (gradient[DEAD] < 0).all()
+
+
+def test_batchtopk_is_used_with_its_running_threshold():
+    """The running mean of each batch's least score, 1% a step; saved as a JumpReLU that keeps what is above it."""
+    sae, x = make("batchtopk"), rows()
+    least = []
+    for seed in range(3):
+        pre = dense_pre(sae, rows(seed=seed)) * sae.W_dec.norm(dim=1)
+        least.append(pre.flatten().sort(descending=True).values[K * 64 - 1].item())
+        sae.train_step(rows(seed=seed), config("batchtopk"), NO_DEAD)
+    expected = sum(value * 0.01 * 0.99 ** (2 - i) for i, value in enumerate(least))
+    assert sae.topk_threshold.item() == pytest.approx(expected, rel=1e-5)
+    used = sae.for_use().fold(1.0)
+    assert used.architecture == "jumprelu"
+    pre = (dense_pre(sae, x) * sae.W_dec.norm(dim=1)).detach()
+    torch.testing.assert_close(used.encode(x), pre * (pre > expected))
+    torch.testing.assert_close(used(x), sae.eval()(x))
+
+
+def test_thresholds_stay_above_zero():
+    sae = make("jumprelu")
+    with torch.no_grad():
+        sae.threshold.sub_(0.25)
+    sae.constrain()
+    assert sae.threshold.min() == 0 < sae.threshold.max()
+
+
+def test_gradients_are_clipped_as_by_pytorch():
+    """The same steps as clip_grad_norm_ before an unfused Adam, on weights, moments and all."""
+    settings = config("standard", lr=0.01, warm_up=0.0, decay=0.0, l1_coefficient=0.5, clip=0.3)
+    trainer, twin = (Trainer(settings, rows(256), {}) for _ in range(2))
+    adam = torch.optim.Adam(twin.sae.parameters(), lr=0.01)
+    for seed in range(4):
+        trainer.step(rows(seed=seed))
+        adam.zero_grad()
+        twin.sae.train_step(rows(seed=seed) * twin.scale, settings, NO_DEAD).loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(twin.sae.parameters(), 0.3) > 1
+        adam.step()
+    for ours, reference in zip(trainer.sae.parameters(), twin.sae.parameters(), strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
 
 
 def test_the_auxiliary_loss_revives_dead_latents():
@@ -118,29 +252,15 @@ def test_the_auxiliary_loss_revives_dead_latents():
         return trainer.dead.sum().item()
 
     assert dead_after_training(0.0) >= 16
-    assert dead_after_training(1 / 32) <= 2
+    assert dead_after_training(1 / 32) <= 6
 
 
-def test_topk_steps_keep_decoder_rows_at_unit_norm():
-    trainer = Trainer(config(), rows(256), {})
-    for seed in range(5):
-        trainer.step(rows(64, seed=seed))
-        torch.testing.assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(40))
-
-
-def test_constrained_gradients_are_tangent_to_the_sphere():
-    sae = make("topk")
-    sae.train_step(rows(), config(), NO_DEAD).loss.backward()
-    assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() > 1e-4
-    sae.constrain_gradient()
-    assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize(("architecture", "l1"), [("topk", 0.0), ("standard", 2.0)])
-def test_training_recovers_a_known_dictionary(architecture, l1):
-    """96 features in 48 dimensions, three active at a time: every one is found, to a cosine above 0.95."""
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard", "jumprelu"])
+def test_training_recovers_a_known_dictionary(architecture):
+    """96 features in 48 dimensions, three active at a time, are found to a cosine above 0.95."""
     dictionary = Dictionary()
-    settings = config(architecture, d_sae=128, k=3, l1_coefficient=l1, tokens=256 * 1200, batch_size=256, lr=4e-3)
+    settings = {"d_sae": 128, "k": 3, "tokens": 256 * 1200, "batch_size": 256, "lr": 4e-3}
+    settings = config(architecture, **settings)
     trainer = Trainer(settings, dictionary.rows(8192), {})
     assert dictionary.recovered(trainer.sae.W_dec) < 0.2
     for _ in range(settings.steps):
@@ -148,30 +268,65 @@ def test_training_recovers_a_known_dictionary(architecture, l1):
     assert dictionary.recovered(trainer.folded().W_dec) >= 0.97
 
 
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "crosscoder"])
+def test_several_sites_are_trained_on_side_by_side(architecture):
+    """The second site is a linear map of the first, in another scale: most of its variance is explained."""
+    dictionary = Dictionary(n_features=40, d_in=32)
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(5))).Q[:, :20] * 9
+
+    def both(n):
+        x = dictionary.rows(n)
+        return torch.cat([x, x @ turn], 1)
+
+    settings = config(architecture, d_sae=64, tokens=256 * 200, batch_size=256, lr=4e-3, l1_coefficient=0.5)
+    trainer = Trainer(settings, both(4096), {}, widths=(32, 20))
+    for _ in range(settings.steps):
+        trainer.step(both(256))
+    sae, (x, y) = trainer.folded(), both(1000).split((32, 20), 1)
+    out = sae(torch.cat([x, y], 1))[:, 32:] if architecture == "crosscoder" else sae(x)
+    assert ((out - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum() < 0.1
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_folding_leaves_the_function_unchanged(architecture):
-    x, scale = rows() * 7, 0.37
-    sae = make(architecture, x=x * scale)
-    with torch.no_grad():
-        sae.b_enc.add_(0.3)
-        if architecture == "standard":  # topk holds its rows at one norm
-            sae.W_dec.mul_(torch.linspace(0.5, 2.0, 40)[:, None])
-    latents, reconstruction = sae.encode(x * scale), sae(x * scale) / scale
-    norms = sae.W_dec.norm(dim=1)
-    sae.fold(scale)
-    torch.testing.assert_close(sae(x), reconstruction)
-    torch.testing.assert_close(sae.encode(x), latents * norms / scale)
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))
+    width = sum(WIDTHS.get(architecture, (10,)))
+    x, scale = rows(d=width) * 7, torch.full((width,), 0.37)
+    if architecture in WIDTHS:
+        scale[WIDTHS[architecture][0] :] = 1.6
+    sae = make(architecture, x=x * scale).eval()
+    if architecture in ("batchtopk", "matryoshka"):
+        sae.topk_threshold.fill_(1.3)
+    read, written = sae.split(scale)
+    raw, _ = sae.split(x)
+    latents, reconstruction = sae.encode(raw * read), sae(raw * read) / written
+    norms = (sae.W_dec / written).norm(dim=1)
+    folded = sae.for_use().fold(scale)
+    torch.testing.assert_close(folded(raw), reconstruction, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded.encode(raw), latents * norms, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded.W_dec.norm(dim=1), torch.ones(40))
 
 
-def test_initialisation():
-    x = rows(500)
-    sae = make("topk", x=x)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_initialisation(architecture):
+    width = sum(WIDTHS.get(architecture, (10,)))
+    x, kind = rows(500, width), ARCHITECTURES[architecture]
+    centre = geometric_median(x)
+
+    def fresh(seed):
+        return kind(kind.shape(config(architecture), WIDTHS.get(architecture, (10,)), {})).initialise(centre, seed)
+
+    sae = fresh(0)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))
-    assert torch.equal(sae.W_enc, sae.W_dec.T)
-    assert torch.equal(sae.W_dec, make("topk", x=x).W_dec)
-    assert not torch.equal(sae.W_dec, make("topk", x=x, seed=1).W_dec)
-    torch.testing.assert_close(sae.b_dec, x.median(0).values, atol=0.3, rtol=0)
+    assert torch.equal(sae.W_dec, fresh(0).W_dec)
+    assert not torch.equal(sae.W_dec, fresh(1).W_dec)
+    read, written = sae.split(centre)
+    torch.testing.assert_close(sae.b_dec, written)
+    torch.testing.assert_close(written, sae.split(x)[1].median(0).values, atol=0.4, rtol=0)
+    if hasattr(sae, "b_enc"):
+        torch.testing.assert_close(dense_pre(sae, read), torch.zeros(40), atol=1e-5, rtol=0)
+    if architecture == "topk":
+        assert torch.equal(sae.W_enc, sae.W_dec.T)
 
 
 def test_the_geometric_median_is_not_moved_by_outliers():
@@ -188,8 +343,8 @@ def test_the_scale_brings_the_mean_distance_to_sqrt_d():
     assert ((x - centre) * norm_scale(x, centre)).norm(dim=1).mean().item() == pytest.approx(10**0.5, rel=1e-5)
 
 
-def test_gradients_reach_the_input():
+@pytest.mark.parametrize("architecture", ["topk", "standard", "matching_pursuit"])
+def test_gradients_reach_the_input(architecture):
     """Attribution through a spliced SAE needs them."""
-    sae, x = make("topk").double(), rows(4).double().requires_grad_()
-    assert isinstance(sae, TopK)
+    sae, x = make(architecture).eval().double(), rows(4).double().requires_grad_()
     assert torch.autograd.gradcheck(sae, x)

@@ -1,20 +1,26 @@
-"""The sparse products against dense autograd."""
+"""The sparse products against dense autograd, for rows of varying length."""
 
 import pytest
 import torch
 
-from saes.sparse import decode, encode_top_k, to_dense
+from saes.selection import above, batch_top_k, encode, top_k
 
 ROWS, D_IN, D_SAE, K = 37, 12, 50, 5
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch):
+    """Eight rows a chunk, the last one short."""
+    monkeypatch.setattr("saes.selection.CHUNK_ENTRIES", {"cpu": 8 * D_SAE})
 
 
 @pytest.fixture
 def weights():
     torch.manual_seed(0)
-    shapes = {"W_enc": (D_SAE, D_IN), "bias": (D_SAE,), "W_dec": (D_SAE, D_IN)}
+    shapes = {"centre": (D_IN,), "W_enc": (D_SAE, D_IN), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN)}
     drawn = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
     drawn["W_enc"] = drawn["W_enc"].T
-    drawn["bias"] -= 6.0  # so that some of the top k are not positive, and relu matters
+    drawn["b_enc"] -= 6.0  # so that some of the top k are not positive, and relu matters
     return {name: tensor.requires_grad_() for name, tensor in drawn.items()}
 
 
@@ -23,43 +29,96 @@ def x():
     return torch.randn(ROWS, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def dense_autoencoder(x, W_enc, bias, W_dec):
-    pre = x @ W_enc + bias
-    threshold = pre.topk(K, dim=-1).values[:, -1:]
-    latents = torch.where(pre >= threshold, pre.relu(), 0.0)
-    return latents, latents @ W_dec
+NORMS = torch.linspace(0.5, 2.0, D_SAE, dtype=torch.float64)
+THRESHOLDS = torch.linspace(-0.5, 1.0, D_SAE, dtype=torch.float64)
 
 
-def test_codes_equal_the_dense_latents(weights, x):
-    latents, reconstruction = dense_autoencoder(x, **weights)
-    code = encode_top_k(x, weights["W_enc"], weights["bias"], K)
-    assert (code.values == 0).any()
-    torch.testing.assert_close(to_dense(code, D_SAE), latents)
-    torch.testing.assert_close(decode(code, weights["W_dec"]), reconstruction)
+def choose(name, x, centre, W_enc, b_enc):
+    if name == "batch top k":
+        return batch_top_k(x, centre, W_enc, b_enc, K, NORMS)[0]
+    select = {"top k": top_k(K), "top k by norm": top_k(K, NORMS), "above": above(THRESHOLDS, 1.0)}[name]
+    return encode(x, centre, W_enc, b_enc, select)
 
 
-def test_gradients_equal_dense_autograd(weights, x):
+def chosen(name, pre):
+    """The entries that should be kept, by full sorting."""
+    if name == "above":
+        return pre > THRESHOLDS
+    if name == "batch top k":
+        scores = pre * NORMS
+        return (scores >= scores.flatten().sort(descending=True).values[K * ROWS - 1]) & (scores > 0)
+    scores = pre * NORMS if name == "top k by norm" else pre
+    return scores >= scores.sort(descending=True).values[:, K - 1 : K]
+
+
+NAMES = ["top k", "top k by norm", "above", "batch top k"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_and_gradients_equal_dense_autograd(name, weights, x):
     target = torch.randn_like(x)
+    W_dec = weights["W_dec"]
     leaves = [x.requires_grad_(), *weights.values()]
-    dense = torch.autograd.grad((dense_autoencoder(x, **weights)[1] - target).square().sum(), leaves)
-    reconstruction = decode(encode_top_k(x, weights["W_enc"], weights["bias"], K), weights["W_dec"])
-    sparse = torch.autograd.grad((reconstruction - target).square().sum(), leaves)
+
+    pre = (x - weights["centre"]) @ weights["W_enc"] + weights["b_enc"]
+    latents = torch.where(chosen(name, pre), pre, 0.0)
+    reconstruction = latents.relu() @ W_dec
+    dense = torch.autograd.grad((reconstruction - target).square().sum(), leaves)
+
+    code = choose(name, x, *(weights[key] for key in ("centre", "W_enc", "b_enc")))
+    assert 0 < len(code.values) < ROWS * D_SAE
+    torch.testing.assert_close(code.to_dense(), latents)
+    active = code.with_values(code.values.relu())
+    torch.testing.assert_close(active.decode(W_dec), reconstruction)
+    assert torch.equal(active.fired(), (latents > 0).any(0))
+    sparse = torch.autograd.grad((active.decode(W_dec) - target).square().sum(), leaves)
     for ours, reference in zip(sparse, dense, strict=True):
         assert reference.abs().max() > 1
         torch.testing.assert_close(ours, reference)
 
 
-def test_gradients_are_the_same_on_every_run(weights, x):
+def test_rows_may_be_empty(weights, x):
+    code = encode(x, None, weights["W_enc"], weights["b_enc"], above(2.0))
+    lengths = code.pattern.offsets.diff()
+    assert lengths.min() == 0 < lengths.max()
+    out = code.decode(weights["W_dec"])
+    assert out[lengths == 0].abs().max() == 0
+    torch.testing.assert_close(out, code.to_dense() @ weights["W_dec"])
+    silent = encode(x, None, weights["W_enc"], weights["b_enc"], above(1e9)).decode(weights["W_dec"])
+    assert torch.equal(silent, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("quiet", [0, 30])
+def test_batch_top_k_is_exact_even_where_the_first_rows_mislead(weights, x, quiet):
+    """Rows of very different strength; with the first ones strong, too few candidates pass the first floor."""
+    x = x.clone()
+    x[quiet:] *= 0.01
+    with torch.no_grad():
+        weights["b_enc"] += 6.0
+    code = choose("batch top k", x, *(weights[key] for key in ("centre", "W_enc", "b_enc")))
+    pre = (x - weights["centre"]) @ weights["W_enc"] + weights["b_enc"]
+    assert len(code.values) == K * ROWS
+    torch.testing.assert_close(code.to_dense(), torch.where(chosen("batch top k", pre), pre, 0.0))
+
+
+def test_too_many_entries_give_a_dense_code(weights, x):
+    names = ("centre", "W_enc", "b_enc")
+    code = encode(x, *(weights[name] for name in names), above(-1e9))
+    assert code.values.shape == (ROWS, D_SAE)
+    torch.testing.assert_close(code.values, (x - weights["centre"]) @ weights["W_enc"] + weights["b_enc"])
+
+
+def test_latents_of_a_range(weights, x):
+    code = choose("above", x, *(weights[key] for key in ("centre", "W_enc", "b_enc")))
+    part, dense = code.between(10, 30), code.to_dense()
+    torch.testing.assert_close(part.to_dense(), dense[:, 10:30])
+    torch.testing.assert_close(part.decode(weights["W_dec"][10:30]), dense[:, 10:30] @ weights["W_dec"][10:30])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_same_on_every_run(name, weights, x):
     def gradients():
-        out = decode(encode_top_k(x, weights["W_enc"], weights["bias"], K), weights["W_dec"])
-        return torch.autograd.grad(out.square().sum(), list(weights.values()))
+        code = choose(name, x, *(weights[key] for key in ("centre", "W_enc", "b_enc")))
+        return torch.autograd.grad(code.decode(weights["W_dec"]).square().sum(), list(weights.values()))
 
     assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
-
-
-def test_latents_that_never_fire_get_zero_gradient(weights, x):
-    code = encode_top_k(x, weights["W_enc"], weights["bias"], K)
-    silent = (to_dense(code, D_SAE) == 0).all(0)
-    assert silent.any()
-    grads = torch.autograd.grad(decode(code, weights["W_dec"]).square().sum(), list(weights.values()))
-    assert grads[0][:, silent].abs().max() == grads[1][silent].abs().max() == grads[2][silent].abs().max() == 0

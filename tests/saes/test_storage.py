@@ -1,16 +1,18 @@
 """SAE directories: what SAELens reads and writes, and what is wrong with a damaged one."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from saes.architectures import ARCHITECTURES
-from saes.sae import SAEConfig
+from saes.config import TrainConfig
 from saes.storage import load_sae, save_sae
 from workbench.errors import DamagedFile
 
+WIDTHS = {"transcoder": (8, 6), "skip_transcoder": (8, 6), "crosscoder": (5, 3)}
 METADATA = {"hook_name": "blocks.2.hook_resid_post", "model_name": "tinytown", "context_size": 128}
 
 
@@ -20,12 +22,21 @@ def sae(request):
 
 
 def build(architecture):
-    k = 3 if architecture == "topk" else None
-    sae = ARCHITECTURES[architecture](SAEConfig(8, 24, k, metadata=METADATA)).initialise(inputs().mean(0), 0)
+    """An SAE as it would be saved after training, with weights that are all different."""
+    kind = ARCHITECTURES[architecture]
+    options = TrainConfig(site="", out=Path(), architecture=architecture, d_sae=24, k=3)
+    sae = kind(kind.shape(options, WIDTHS.get(architecture, (8,)), METADATA))
+    sae.initialise(torch.full((sae.width,), 2.0), 0)
+    generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        sae.b_enc.normal_(generator=torch.Generator().manual_seed(5))
-        sae.W_enc.mul_(1.7)
-    return sae.requires_grad_(False)
+        for name, tensor in sae.state_dict().items():
+            if name == "topk_threshold":
+                tensor.fill_(0.8)
+            elif name not in ("W_enc", "W_dec"):
+                tensor.add_(0.4 * torch.rand(tensor.shape, generator=generator))
+        if architecture != "matching_pursuit":
+            sae.W_dec.mul_(torch.linspace(0.5, 2.0, 24)[:, None])
+    return sae.for_use().fold(0.7)
 
 
 def inputs():
@@ -43,27 +54,44 @@ def test_saved_and_loaded_is_the_same(sae, tmp_path):
 
 def test_sae_lens_opens_what_we_save(sae, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")
+    if sae.architecture == "crosscoder":
+        pytest.skip("SAELens has no crosscoders")
     save_sae(sae, tmp_path / "sae")
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "sae"))
     assert theirs.cfg.metadata.hook_name == "blocks.2.hook_resid_post"
     assert theirs.cfg.metadata.model_name == "tinytown"
-    torch.testing.assert_close(theirs.encode(inputs()), sae.encode(inputs()), atol=1e-5, rtol=1e-5)
+    latents = sae.encode(inputs())
+    assert 0 < (latents > 0).sum() < latents.numel()
+    torch.testing.assert_close(theirs.encode(inputs()), latents, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs(inputs()), sae(inputs()), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["standard", "standard, b_dec not applied", "topk", "topk, rescaled"])
+THEIRS = {
+    "standard": ("Standard", {}),
+    "standard, b_dec not applied": ("Standard", {"apply_b_dec_to_input": False}),
+    "topk": ("TopK", {"k": 3}),
+    "topk, rescaled": ("TopK", {"k": 3, "rescale_acts_by_decoder_norm": True}),
+    "gated": ("Gated", {}),
+    "jumprelu": ("JumpReLU", {}),
+    "matching pursuit": ("MatchingPursuit", {"residual_threshold": 1.5, "max_iterations": 4}),
+    "transcoder": ("Transcoder", {"d_out": 6, "apply_b_dec_to_input": False}),
+    "skip transcoder": ("SkipTranscoder", {"d_out": 6, "apply_b_dec_to_input": False}),
+}
+
+
+@pytest.mark.parametrize("case", THEIRS)
 def test_we_open_what_sae_lens_saves(case, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")
+    name, options = THEIRS[case]
+    stem = name if "Transcoder" in name else f"{name}SAE"
     shape = {"d_in": 8, "d_sae": 24, "metadata": sae_lens.saes.sae.SAEMetadata(**METADATA)}
-    if case.startswith("standard"):
-        config = sae_lens.StandardSAEConfig(**shape, apply_b_dec_to_input=case == "standard")
-        theirs = sae_lens.StandardSAE(config)
-    else:
-        theirs = sae_lens.TopKSAE(sae_lens.TopKSAEConfig(**shape, k=3, rescale_acts_by_decoder_norm="resc" in case))
+    theirs = getattr(sae_lens, stem)(getattr(sae_lens, f"{stem}Config")(**shape, **options))
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(generator=generator)
+        if name == "MatchingPursuit":
+            theirs.W_dec.div_(theirs.W_dec.norm(dim=1, keepdim=True))
     theirs.save_model(tmp_path)
     ours = load_sae(tmp_path)
     assert ours.site == "blocks.2.hook_resid_post"
