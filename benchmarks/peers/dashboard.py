@@ -25,6 +25,7 @@ def main(folder: Path, n_latents: int, minibatch: int) -> None:
     torch.set_num_threads(1)
     tokens = torch.from_numpy(np.load(folder / "tokens.npy"))
     model, sae = load_model(folder / "model"), SAE.load_from_disk(folder / "sae")
+    sae.cfg.rescale_acts_by_decoder_norm = True  # its rows have unit norm, and the runner insists on folding them
     site = sae.cfg.metadata.hook_name
     config = SaeVisConfig(
         hook_point=site,
@@ -73,6 +74,8 @@ def load_model(folder: Path) -> HookedTransformer:
         device="cpu",
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), bos_token="<bos>")
+    tokenizer.save_pretrained(folder / "tokenizer")  # in the form that this release of transformers reads by itself
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     model = HookedTransformer(config, tokenizer=tokenizer, default_padding_side="right")
     model.load_and_process_state_dict(
         convert_gpt2_weights(hf, config), fold_ln=False, center_writing_weights=False, center_unembed=False

@@ -147,9 +147,9 @@ class _Rows:
             neuron_alignment_indices=aligned.indices.tolist(),
             neuron_alignment_values=_rounded(aligned.values),
             neuron_alignment_l1=_rounded(aligned.values / vector.abs().sum().clamp_min(1e-12)),
-            neg_str=[logit.string for logit in record.bottom_logits],
+            neg_str=_printable([logit.string for logit in record.bottom_logits]),
             neg_values=_rounded([logit.effect for logit in record.bottom_logits]),
-            pos_str=[logit.string for logit in record.top_logits],
+            pos_str=_printable([logit.string for logit in record.top_logits]),
             pos_values=_rounded([logit.effect for logit in record.top_logits]),
             frac_nonzero=record.density,
             freq_hist_data_bar_heights=[float(count) for count in record.histogram],
@@ -166,7 +166,7 @@ class _Rows:
         band = None if example.band is None else record.bands[example.band]
         return rows.Activation(
             id=f"{self.names.model}-{self.source}-{record.latent}-{place}",
-            tokens=[string.replace("\0", " ") for string in example.strings],
+            tokens=_printable(example.strings),
             index=str(record.latent),
             layer=self.source,
             modelId=self.names.model,
@@ -193,8 +193,13 @@ def _rounded(values: Tensor | list[float]) -> list[float]:
     return [_round(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
 
 
+def _printable(strings: list[str]) -> list[str]:
+    """Without NUL, which the site's database cannot hold and its own import replaces by a space."""
+    return [string.replace("\0", " ") for string in strings]
+
+
 def _line(row: Any) -> str:
-    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False).replace("\\u0000", " ") + "\n"
+    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_lines(path: Path, lines: list[Any]) -> None:

@@ -32,7 +32,9 @@ class IndexAccumulator:
         parts = (*self.examples.parts, *self.values.parts)
         held = sum(column.nbytes for part in parts for column in vars(part).values())
         held += sum(column.nbytes for sample in self.coactivation.parts for column in sample)
-        return held + sum(column.nbytes for context in self.examples.contexts.values() for column in context)
+        contexts = self.examples.contexts
+        each = sum(column.nbytes for column in next(iter(contexts.values()), ()))
+        return held + len(contexts) * each
 
     def update(self, firings: Firings) -> None:
         maximum = np.zeros_like(self.activity.maximum)

@@ -20,6 +20,8 @@ from saes.index.hashing import mix
 
 PAIR_BUDGET = 2**29
 """Two million tokens with 16 active latents each, or 130,000 with 64; some ten seconds of counting on one core."""
+MOST_PARTS = 256
+"""Batches whose samples lie apart."""
 TABLE_ENTRIES = 2**22
 """Cells of the table of pairs that are held at a time."""
 
@@ -84,6 +86,8 @@ class CoActivation:
         for sample in (sample.below(self.threshold) for sample in samples):
             self.parts.append(sample)
             self.pairs += _pairs(sample)
+        if len(self.parts) > MOST_PARTS:
+            self.parts = [self.whole()]
         while self.pairs > PAIR_BUDGET:
             self.halvings += 1
             self.parts = [sample.below(self.threshold) for sample in self.parts]
