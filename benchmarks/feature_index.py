@@ -6,7 +6,7 @@ Both sides read the same contexts with the same GPT-2-like model of random weigh
 top-k SAE of 1,024 latents, on one thread, alternately, each in a process of its own. Timed is everything from tokens to
 files on disk. Ours indexes all latents, neighbours and co-activation included; the peer the first `--latents`, from
 which its time a latent follows: it works feature by feature. Checked is that the same latents have the same density,
-the same contexts on top and the same activations there.
+the same contexts on top and the same activations there (but for the first position, which the peer does not show).
 
 The peer needs an environment of its own, which `--peer` names; by default it is made in `build/peers/dashboard`, from
 PyPI. `--wide` instead indexes SAEs of 16,384 and 65,536 latents at d_in 768, ours only, and prints the memory.
@@ -137,7 +137,7 @@ def index(folder: Path) -> dict[str, Any]:
     rows = {context.tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
     records = found.latents(0, sae.cfg.d_sae)
     top = {
-        record.latent: [[rows[np.array(e.tokens).tobytes()], e.maximum] for e in record.top_examples]
+        record.latent: [[rows[np.array(e.tokens).tobytes()], max(e.activations[1:])] for e in record.top_examples]
         for record in records
     }
     size = sum(path.stat().st_size for path in (folder / "sae" / "features").iterdir())

@@ -39,21 +39,21 @@ def main(folder: Path, n_latents: int, minibatch: int) -> None:
     start = time.process_time()
     data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
     found = {latent: data.feature_data_dict[latent] for latent in range(n_latents)}
-    text = json.dumps({latent: feature.to_dict() for latent, feature in found.items()}, default=plain)
+    text = json.dumps(found, default=plain)
     (folder / "dashboard.json").write_text(text)
     seconds = time.process_time() - start
-    rows = {context.tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
+    rows = {context[1:].tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
     top = {latent: top_group(feature, rows) for latent, feature in found.items()}
     density = {latent: feature.acts_histogram_data.title for latent, feature in found.items()}
     print(json.dumps({"seconds": seconds, "bytes": len(text.encode()), "top": top, "density": density}))
 
 
 def top_group(feature, rows: dict[bytes, int]) -> list[list[float]]:
-    """Context and peak of each sequence of the group, a context once."""
+    """Context and peak of each sequence of the group, a context once. Sequences lack their first token."""
     peaks: dict[int, float] = {}
     for sequence in feature.sequence_data.seq_group_data[0].seq_data:
-        context = rows[np.array(sequence.token_ids, dtype=np.int64).tobytes()]
-        peaks[context] = max(sequence.feat_acts)
+        context = rows[np.array(sequence.token_ids[-127:], dtype=np.int64).tobytes()]
+        peaks[context] = max(sequence.feat_acts[-127:])
     return [[context, peak] for context, peak in peaks.items()]
 
 
