@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
+from saes.index.exact_sum import ExactSum
 from saes.index.firings import Firings
 from saes.index.scale import BANDS, BINS, bins_of, exponents, widen
 
@@ -13,7 +14,7 @@ class Activity:
     def __init__(self, d_sae: int):
         self.n_tokens = 0
         self.maximum: Float32[np.ndarray, " latent"] = np.zeros(d_sae, dtype=np.float32)
-        self.total: Float64[np.ndarray, " latent"] = np.zeros(d_sae)
+        self.sum = ExactSum(d_sae)
         self.histogram: Int64[np.ndarray, "latent bin"] = np.zeros((d_sae, BINS), dtype=np.int64)
 
     @property
@@ -25,6 +26,11 @@ class Activity:
     def n_active(self) -> Int64[np.ndarray, " latent"]:
         """On how many tokens each latent is above zero."""
         return self.histogram.sum(1)
+
+    @property
+    def total(self) -> Float64[np.ndarray, " latent"]:
+        """The sum of each latent's activations."""
+        return self.sum.value
 
     @property
     def bands(self) -> Int64[np.ndarray, "latent band"]:
@@ -40,15 +46,13 @@ class Activity:
         return steps
 
     def update(self, firings: Firings) -> None:
-        d_sae = len(self.maximum)
         self.n_tokens += int(firings.counted.sum())
-        self.total += np.bincount(firings.latent, weights=firings.value, minlength=d_sae)
+        self.sum.update(firings.latent, firings.value)
         bins = bins_of(firings.value, self.exponent[firings.latent], BINS)
-        cells = np.bincount(firings.latent.astype(np.int64) * BINS + bins, minlength=d_sae * BINS)
-        self.histogram += cells.reshape(d_sae, BINS)
+        np.add.at(self.histogram.reshape(-1), firings.latent.astype(np.int64) * BINS + bins, 1)
 
     def merge(self, other: "Activity") -> None:
         """Add one of the same scale."""
         self.n_tokens += other.n_tokens
-        self.total += other.total
+        self.sum.merge(other.sum)
         self.histogram += other.histogram

@@ -61,7 +61,7 @@ class Candidates:
 
     @staticmethod
     def concatenate(parts: Sequence["Candidates"]) -> "Candidates":
-        """At least one part."""
+        parts = [_NONE, *parts]
         sizes = np.cumsum([0, *(len(part.value) for part in parts)])
         offsets = [part.offset[:-1] + size for part, size in zip(parts, sizes[:-1], strict=True)]
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
@@ -74,3 +74,11 @@ class Candidates:
         entry = np.arange(offset[-1]) + (self.offset[rows] - offset[:-1]).repeat(length)
         own = {name: column[rows] for name, column in vars(self).items() if name not in ("offset", "position", "value")}
         return Candidates(**own, offset=offset, position=self.position[entry], value=self.value[entry])
+
+
+_NONE = Candidates(
+    **{name: np.zeros(0, np.uint64) for name in ("context", "window", "key")},
+    **{name: np.zeros(0, np.int32) for name in ("latent", "peak_position", "position")},
+    **{name: np.zeros(0, np.float32) for name in ("peak", "value")},
+    offset=np.zeros(1, np.int64),
+)

@@ -38,15 +38,24 @@ class IndexOptions:
     """Sequences per run of the model."""
     seed: int = 0
     """Decides the order of the corpus, and which examples are sampled."""
+    memory: float = 2.0
+    """Gigabytes of examples and samples to gather before they are put aside on disk; the index stays the same."""
+    share: int = 1
+    """Which share of the corpus to read, of `--shares`. Whoever finishes the last one writes the index."""
+    shares: int = 1
+    """Into how many shares the corpus is divided, for as many processes that see the same directory."""
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
 
 
-def run(options: IndexOptions) -> Report:
+def run(options: IndexOptions) -> Report | str:
+    _check(options)
     from rich.console import Console
     from rich.progress import Progress
 
-    from saes.index.build import build_index
+    from saes.index.build import assemble
+    from saes.index.gather import gather, start_job
+    from saes.index.shelf import Shelf
     from saes.storage import load_sae
     from workbench.corpus import open_corpus
     from workbench.errors import SettingError
@@ -63,14 +72,35 @@ def run(options: IndexOptions) -> Report:
     corpus = open_corpus(source, model.tokenizer, context=context, seed=options.seed)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("indexing", total=options.tokens)
-        index = build_index(
-            sae.to(model.device),
-            model,
-            corpus,
+        found = sae.to(model.device), model, corpus
+        job = start_job(
+            *found,
             n_tokens=options.tokens,
-            out=options.sae,
             batch_size=options.batch_size,
             seed=options.seed,
+            shares=options.shares,
+        )
+        gather(
+            *found,
+            job,
+            out=options.sae,
+            share=options.share,
+            memory=int(options.memory * 1e9),
             on_progress=lambda done: bar.update(task, completed=done),
         )
-    return index.report()
+    missing = Shelf(options.sae).missing(job)
+    if missing:
+        return f"share {options.share} of {options.shares} is done; to be read still: {', '.join(map(str, missing))}"
+    return assemble(*found, job, out=options.sae).report()
+
+
+def _check(options: IndexOptions) -> None:
+    """What is wrong with the options, said before anything heavy is imported."""
+    from workbench.errors import DamagedFile, SettingError
+
+    if not options.sae.is_dir():
+        raise DamagedFile(f"{options.sae} is not a directory; give that of an SAE, with cfg.json in it")
+    if not 1 <= options.share <= options.shares:
+        raise SettingError(f"share must be 1 to {options.shares}, the number of shares, not {options.share}")
+    if options.memory <= 0:
+        raise SettingError(f"memory must be above 0 gigabytes, not {options.memory:g}")

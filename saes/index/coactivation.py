@@ -20,6 +20,8 @@ from saes.index.hashing import mix
 
 PAIR_BUDGET = 2**29
 """Two million tokens with 16 active latents each, or 130,000 with 64; some ten seconds of counting on one core."""
+MOST_PARTS = 256
+"""Batches whose samples lie apart."""
 TABLE_ENTRIES = 2**22
 """Cells of the table of pairs that are held at a time."""
 
@@ -84,15 +86,22 @@ class CoActivation:
         for sample in (sample.below(self.threshold) for sample in samples):
             self.parts.append(sample)
             self.pairs += _pairs(sample)
+        if len(self.parts) > MOST_PARTS:
+            self.parts = [self.whole()]
         while self.pairs > PAIR_BUDGET:
             self.halvings += 1
             self.parts = [sample.below(self.threshold) for sample in self.parts]
             self.pairs = sum(map(_pairs, self.parts))
 
+    def whole(self) -> Sample:
+        """All that is kept, as one sample."""
+        none = Sample(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, np.int32))
+        return Sample(*(np.concatenate(columns) for columns in zip(none, *self.parts, strict=True)))
+
     def partners(self, n: int) -> Partners:
         """The `n` partners with the largest phi of each latent."""
-        n_active = np.concatenate([np.zeros(1, np.int64), *(part.n_active for part in self.parts)])
-        latent = np.concatenate([np.zeros(0, np.int32), *(part.latent for part in self.parts)])
+        _, n_active, latent = self.whole()
+        n_active = np.append(0, n_active.astype(np.int64))
         ones = np.ones(len(latent), np.int32)
         n_tokens = len(n_active) - 1
         active = csr_array((ones, latent, n_active.cumsum()), shape=(n_tokens, self.d_sae))

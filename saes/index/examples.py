@@ -138,7 +138,7 @@ class Selection:
 
 
 def select(pool: Candidates, exponent: Int32[np.ndarray, " latent"]) -> Selection:
-    """Tell the top examples from the sampled ones. A context that is both is a top example only."""
+    """The top examples and the sampled ones of all candidates. A context that is both is a top example only."""
     top, sampled = _ranked(pool, exponent)
     place = np.full((2, len(pool.latent)), -1)
     for which, ranked in enumerate((top, sampled)):
@@ -147,6 +147,7 @@ def select(pool: Candidates, exponent: Int32[np.ndarray, " latent"]) -> Selectio
     is_top = place[0] >= 0
     band = np.where(is_top, -1, bins_of(pool.peak, exponent[pool.latent], BANDS))
     order = np.lexsort((np.where(is_top, place[0], place[1]), -band, ~is_top, pool.latent))
+    order = order[(place >= 0).any(0)[order]]
     return Selection(pool.take(order), band[order])
 
 

@@ -1,6 +1,8 @@
 """Ask a feature index: a page of the table of latents, everything about one latent, which concepts are covered."""
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ SORTS = {
 """What the table can be sorted by."""
 Range = tuple[float | None, float | None]
 ANY: Range = (None, None)
+Row = dict[str, Any]
 
 _ROWS = """
 SELECT latents.latent, density, n_active, maximum, mean, c.concept, c.f1, c.precision, c.recall, peaks, promotes
@@ -48,6 +51,7 @@ WHERE ($concept IS NULL OR c.concept IS NOT NULL)
   AND ($f1_low IS NULL OR c.f1 >= $f1_low) AND ($f1_high IS NULL OR c.f1 <= $f1_high)
   AND contains(search, $search)
 """
+_SPAN = "latent >= $start AND latent < $stop"
 _CONCEPTS = "SELECT concept, latent, threshold, precision, recall, f1, f1_at_zero FROM concepts"
 
 
@@ -57,6 +61,7 @@ class FeatureIndex:
     def __init__(self, directory: Path, summary: Summary):
         self.directory, self.summary = directory, summary
         self._database = duckdb.connect()
+        weakref.finalize(self, self._database.close)  # at the latest at exit, while DuckDB can still let go
         for name in ("latents", "concepts"):
             list(self._ask(f"CREATE TABLE {name} AS FROM read_parquet($file)", file=self._file(name)))
         strings = self._ask("SELECT token, string FROM read_parquet($file)", file=self._file("strings"))
@@ -112,33 +117,50 @@ class FeatureIndex:
 
     def latent(self, latent: int) -> LatentRecord:
         """All that is known of one latent. Raises `SettingError` if there is no such latent."""
-        facts = next(self._ask("SELECT * FROM latents WHERE latent = $latent", latent=latent), None)
-        if facts is None:
+        if not 0 <= latent < self.summary.n_latents:
             raise SettingError(f"there is no latent {latent}; the SAE has 0 to {self.summary.n_latents - 1}")
-        names = ("latent", "density", "n_active", "maximum", "mean", "bin_width")
-        logits = self._of(latent, "logits")
+        return self.latents(latent, latent + 1)[0]
+
+    def latents(self, start: int, stop: int) -> list[LatentRecord]:
+        """All that is known of the latents from `start` to before `stop`, each table being read once."""
+        span = {"start": start, "stop": stop}
+        scores = self._ask(f"{_CONCEPTS} WHERE {_SPAN} ORDER BY latent, place", **span)
+        concepts = {latent: list(rows) for latent, rows in groupby(scores, key=lambda row: row["latent"])}
+        tables = {name: self._rows(name, **span) for name in ("logits", "neighbours", "coactive", "examples")}
+        contexts = self._contexts(row["context"] for rows in tables["examples"].values() for row in rows)
+        return [
+            self._record(
+                facts,
+                concepts.get(facts["latent"], []),
+                {name: rows.get(facts["latent"], []) for name, rows in tables.items()},
+                contexts,
+            )
+            for facts in self._ask(f"SELECT * FROM latents WHERE {_SPAN} ORDER BY latent", **span)
+        ]
+
+    def _record(
+        self, facts: Row, concepts: list[Row], rows: dict[str, list[Row]], contexts: dict[int, Row]
+    ) -> LatentRecord:
         effects = {
             is_top: [
                 LogitEffect(row["token"], self._strings[row["token"]], row["effect"])
-                for row in logits
+                for row in rows["logits"]
                 if row["is_top"] == is_top
             ]
             for is_top in (True, False)
         }
-        scores = self._ask(f"{_CONCEPTS} WHERE latent = $latent ORDER BY place", latent=latent)
         return LatentRecord(
-            **{name: facts[name] for name in names},
+            **{name: facts[name] for name in ("latent", "density", "n_active", "maximum", "mean", "bin_width")},
             histogram=_in_use(facts["histogram"]),
             bands=_bands(facts["histogram"], facts["bin_width"]),
+            quantiles=facts.get("quantiles") or [],
+            quantiles_exact=facts["n_active"] <= facts.get("n_sampled", 0),
             top_logits=effects[True],
             bottom_logits=effects[False],
-            neighbours=[Neighbour(row["other"], row["cosine"]) for row in self._of(latent, "neighbours")],
-            coactive=[
-                Partner(row["other"], row["together"], row["phi"], row["jaccard"])
-                for row in self._of(latent, "coactive")
-            ],
-            concepts=[ConceptScore(**row) for row in scores],
-            examples=self._examples(latent),
+            neighbours=[Neighbour(row["other"], row["cosine"]) for row in rows["neighbours"]],
+            coactive=[Partner(row["other"], row["together"], row["phi"], row["jaccard"]) for row in rows["coactive"]],
+            concepts=[ConceptScore(**row) for row in concepts],
+            examples=[self._example(row, contexts[row["context"]]) for row in rows["examples"]],
         )
 
     def coverage(self, f1: float = 0.8) -> Coverage:
@@ -154,14 +176,12 @@ class FeatureIndex:
     def __str__(self) -> str:
         return str(self.report())
 
-    def _examples(self, latent: int) -> list[Example]:
-        rows = self._of(latent, "examples")
+    def _contexts(self, wanted: Iterable[int]) -> dict[int, Row]:
         query = "SELECT * FROM read_parquet($file) WHERE context IN (SELECT unnest($wanted))"
-        wanted = sorted({row["context"] for row in rows})
-        contexts = {row["context"]: row for row in self._ask(query, file=self._file("contexts"), wanted=wanted)}
-        return [self._example(row, contexts[row["context"]]) for row in rows]
+        rows = self._ask(query, file=self._file("contexts"), wanted=sorted(set(wanted)))
+        return {row["context"]: row for row in rows}
 
-    def _example(self, row: dict[str, Any], context: dict[str, Any]) -> Example:
+    def _example(self, row: Row, context: Row) -> Example:
         text = [position for position, document in enumerate(context["documents"]) if document >= 0]
         value = dict(zip(row["positions"], row["activations"], strict=True))
         return Example(
@@ -173,16 +193,18 @@ class FeatureIndex:
             band=row["band"] if row["band"] >= 0 else None,
         )
 
-    def _of(self, latent: int, table: str) -> list[dict[str, Any]]:
-        """A latent's rows of a table that stays on disk, in the order in which they were written."""
-        query = "SELECT * FROM read_parquet($file) WHERE latent = $latent ORDER BY place"
-        return list(self._ask(query, file=self._file(table), latent=latent))
+    def _rows(self, table: str, **span: int) -> dict[int, list[Row]]:
+        """By latent: its rows of a table that stays on disk, in the order in which they were written."""
+        query = f"SELECT * FROM read_parquet($file) WHERE {_SPAN} ORDER BY latent, place"
+        rows = self._ask(query, file=self._file(table), **span)
+        return {latent: list(group) for latent, group in groupby(rows, key=lambda row: row["latent"])}
 
-    def _ask(self, query: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def _ask(self, query: str, **parameters: Any) -> Iterator[Row]:
         try:
-            answer = self._database.cursor().execute(query, parameters)
-            names = [column[0] for column in answer.description]
-            return (dict(zip(names, row, strict=True)) for row in answer.fetchall())
+            with self._database.cursor() as cursor:
+                answer = cursor.execute(query, parameters)
+                names = [column[0] for column in answer.description]
+                return (dict(zip(names, row, strict=True)) for row in answer.fetchall())
         except duckdb.Error as error:
             raise DamagedFile(f"{self.directory} has a damaged feature index ({str(error).splitlines()[0]})") from None
 

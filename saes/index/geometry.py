@@ -1,6 +1,7 @@
 """What the decoder's directions say by themselves: which directions are near, and which tokens they promote."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,13 @@ ENTRIES = 2**22
 """Cosines or logits that are held at a time."""
 STREAM = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 """Sites that lie in, or write straight into, the residual stream, which the unembedding reads."""
+
+
+class LogitHistogram(NamedTuple):
+    heights: list[float]
+    """Tokens in each bin."""
+    values: list[float]
+    """Centres of the bins."""
 
 
 @torch.no_grad()
@@ -47,23 +55,49 @@ def logit_effects(
 
     None where the site is not in the residual stream, or the model's logits are not its final norm and unembedding.
     """
-    if not sae.site.endswith(STREAM):
-        return None
-    rms = sae.W_dec.float().square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
-    directions = (sae.W_dec / rms).to(model.device, model.dtype)
     n = min(n, model.info.d_vocab // 2)
     tokens, effects = [], []
     try:
-        origin = model.unembed(torch.zeros_like(directions[:1])).float()
-        for rows in _blocks(len(directions), model.info.d_vocab):
-            effect = model.unembed(directions[rows]).float() - origin
-            effect -= effect.mean(1, keepdim=True)
+        for effect in _effects(sae, model, 0, len(sae.W_dec)):
             top, bottom = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
             tokens.append(torch.cat([top.indices, bottom.indices], 1).cpu())
             effects.append(torch.cat([top.values, bottom.values], 1).cpu())
     except ModelError:
         return None
-    return torch.cat(tokens), torch.cat(effects)
+    return (torch.cat(tokens), torch.cat(effects)) if tokens else None
+
+
+@torch.no_grad()
+def logit_histograms(
+    sae: SAE, model: HookedModel, start: int, stop: int, bins: int = 50
+) -> list[LogitHistogram | None]:
+    """For the latents from `start` to before `stop`: how many tokens' effects (see `logit_effects`) lie in each of
+    `bins` equal intervals between the lowest and the highest. None where there are no effects."""
+    found = []
+    try:
+        for effect in _effects(sae, model, start, stop):
+            low, high = effect.aminmax(dim=1, keepdim=True)
+            step = ((high - low) / bins).clamp_min(torch.finfo(effect.dtype).tiny)
+            bin = ((effect - low) / step).long().clamp_max(bins - 1)
+            counts = effect.new_zeros(len(effect), bins).scatter_add_(1, bin, torch.ones_like(effect))
+            centres = low + step * (torch.arange(bins, device=effect.device) + 0.5)
+            found += [LogitHistogram(*row) for row in zip(counts.tolist(), centres.tolist(), strict=True)]
+    except ModelError:
+        found = []
+    return found or [None] * (stop - start)
+
+
+def _effects(sae: SAE, model: HookedModel, start: int, stop: int) -> Iterator[Float[Tensor, "block token"]]:
+    """The effect of each direction on every token's logit, a block of latents at a time; nothing off the stream."""
+    if not sae.site.endswith(STREAM):
+        return
+    decoder = sae.W_dec[start:stop]
+    rms = decoder.float().square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+    directions = (decoder / rms).to(model.device, model.dtype)
+    origin = model.unembed(torch.zeros_like(directions[:1])).float()
+    for rows in _blocks(len(directions), model.info.d_vocab):
+        effect = model.unembed(directions[rows]).float() - origin
+        yield effect - effect.mean(1, keepdim=True)
 
 
 def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:

@@ -93,6 +93,10 @@ class LatentRecord:
     histogram: list[int]
     """Tokens with an activation above zero in [i * bin_width, (i + 1) * bin_width), up to the maximum."""
     bands: list[Band]
+    quantiles: list[float]
+    """Of its activations above zero, at the shares `saes.index.quantiles.SHARES`; empty for a dead latent."""
+    quantiles_exact: bool
+    """Whether the quantiles are of all its activations, not of a uniform sample of them."""
     top_logits: list[LogitEffect]
     bottom_logits: list[LogitEffect]
     neighbours: list[Neighbour]

@@ -6,14 +6,19 @@ import pyarrow as pa
 import torch
 
 from saes.index.accumulator import IndexAccumulator
+from saes.index.candidates import Candidates
 from saes.index.coactivation import Partners
 from saes.index.concepts import concept_scores
-from saes.index.examples import Context, Selection, select
+from saes.index.examples import Selection, select
 from saes.index.geometry import logit_effects, neighbours
+from saes.index.partials import Parts
+from saes.index.quantiles import SHARES, quantiles
 from saes.index.scale import BANDS, BINS, width
 from saes.sae import SAE
 from workbench.model import HookedModel
 
+BLOCK = 8_192
+"""Latents whose candidates are held at a time."""
 N_NEIGHBOURS = 10
 N_PARTNERS = 10
 N_LOGITS = 10
@@ -23,30 +28,42 @@ N_LATENTS = 20
 
 
 def build_tables(
-    found: IndexAccumulator, sae: SAE, model: HookedModel, concepts: tuple[str, ...]
+    parts: Parts, sae: SAE, model: HookedModel, concepts: tuple[str, ...]
 ) -> tuple[dict[str, pa.Table], int]:
     """The tables by name, and the number of tokens on which co-activation was counted."""
-    selection = select(found.examples.compact(found.activity.exponent), found.activity.exponent)
+    found = parts.counts
+    selection, shares = _selected(parts)
     keys = np.unique(selection.pool.context)
-    contexts = [found.examples.contexts[key] for key in keys.tolist()]
+    contexts = parts.contexts(keys)
     partners = found.coactivation.partners(N_PARTNERS)
     tables = {
         "examples": _examples(selection, keys),
-        "contexts": _contexts(contexts),
+        "contexts": _contexts(*contexts),
         "logits": _logits(sae, model),
         "neighbours": _neighbours(sae),
         "coactive": _partners(partners),
         "concepts": _concepts(found, concepts),
     }
-    fired = _fired(selection, keys, contexts)
-    words = np.unique(np.concatenate([*(context.tokens for context in contexts), tables["logits"]["token"].to_numpy()]))
+    fired = _fired(selection, keys, contexts[0])
+    words = np.unique(np.concatenate([contexts[0].flatten(), tables["logits"]["token"].to_numpy()]))
     strings = model.token_strings(words.tolist()) if len(words) else []
     tables["strings"] = pa.table({"token": words.astype(np.int32), "string": pa.array(strings, pa.string())})
-    tables["latents"] = _latents(_activity(found), fired, tables)
+    tables["latents"] = _latents(_activity(found, *shares), fired, tables)
     return tables, partners.n_tokens
 
 
-def _activity(found: IndexAccumulator) -> pa.Table:
+def _selected(parts: Parts) -> tuple[Selection, tuple[np.ndarray, np.ndarray]]:
+    """The examples of all latents, and the quantiles of their activations with how many activations these are from."""
+    exponent, d_sae = parts.counts.activity.exponent, parts.counts.d_sae
+    spans = [(start, min(start + BLOCK, d_sae)) for start in range(0, d_sae, BLOCK)]
+    selections = [select(parts.candidates(*span), exponent) for span in spans]
+    shares = [quantiles(parts.values(*span), *span) for span in spans]
+    pool = Candidates.concatenate([selection.pool for selection in selections])
+    band = np.concatenate([selection.band for selection in selections])
+    return Selection(pool, band), tuple(np.concatenate(column) for column in zip(*shares, strict=True))
+
+
+def _activity(found: IndexAccumulator, shares: np.ndarray, n_sampled: np.ndarray) -> pa.Table:
     activity = found.activity
     n_active = activity.n_active
     return pa.table(
@@ -58,6 +75,8 @@ def _activity(found: IndexAccumulator) -> pa.Table:
             "mean": activity.total / np.maximum(n_active, 1),
             "bin_width": np.where(n_active > 0, width(activity.exponent, BINS), 0.0),
             "histogram": _lists(np.arange(len(n_active) + 1) * BINS, activity.histogram.flatten()),
+            "quantiles": _lists(np.append(0, (n_sampled > 0).cumsum()) * len(SHARES), shares[n_sampled > 0].flatten()),
+            "n_sampled": n_sampled,
         }
     )
 
@@ -77,11 +96,10 @@ def _examples(selection: Selection, keys: np.ndarray) -> pa.Table:
     )
 
 
-def _fired(selection: Selection, keys: np.ndarray, contexts: list[Context]) -> pa.Table:
+def _fired(selection: Selection, keys: np.ndarray, tokens: np.ndarray) -> pa.Table:
     """Each token on which a latent fires in its top examples, and whether it is the example's peak."""
     top = selection.pool.take(np.flatnonzero(selection.band < 0))
     length = np.diff(top.offset)
-    tokens = np.array([context.tokens for context in contexts], dtype=np.int32).reshape(len(contexts), -1)
     return pa.table(
         {
             "latent": top.latent.repeat(length),
@@ -91,12 +109,13 @@ def _fired(selection: Selection, keys: np.ndarray, contexts: list[Context]) -> p
     )
 
 
-def _contexts(contexts: list[Context]) -> pa.Table:
+def _contexts(tokens: np.ndarray, documents: np.ndarray) -> pa.Table:
+    offsets = np.arange(len(tokens) + 1) * tokens.shape[1]
     return pa.table(
         {
-            "context": np.arange(len(contexts), dtype=np.int32),
-            "tokens": pa.array([context.tokens for context in contexts], pa.list_(pa.int32())),
-            "documents": pa.array([context.documents for context in contexts], pa.list_(pa.int64())),
+            "context": np.arange(len(tokens), dtype=np.int32),
+            "tokens": _lists(offsets, tokens.flatten()),
+            "documents": _lists(offsets, documents.flatten()),
         }
     )
 

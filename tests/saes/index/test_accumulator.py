@@ -1,11 +1,14 @@
 """Every statistic against brute force on the dense activations, read whole, in pieces, backwards, and merged."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from saes.index import coactivation, examples
 from saes.index.accumulator import IndexAccumulator
 from saes.index.concepts import concept_scores
+from saes.index.exact_sum import ExactSum
 from saes.index.examples import WINDOW, Selection, select
 from saes.index.hashing import hash_contexts, mix
 from saes.index.scale import BANDS, BINS, SILENT
@@ -191,3 +194,22 @@ def test_a_repeated_context_gives_one_example(stream: Stream):
     once, twice = selection(accumulate(stream)), selection(accumulate(doubled))
     tops = [chosen.pool.context[chosen.band < 0].tolist() for chosen in (once, twice)]
     assert tops[0] == tops[1]
+
+
+def test_sums_are_exact_and_no_order_changes_them():
+    random = np.random.default_rng(1)
+    value = np.exp(random.uniform(-90, 80, 3000)).astype(np.float32)
+    value[:2] = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
+    exact = sum(Fraction(float(x)) for x in value)
+    forward, backward, half, rest = (ExactSum(2) for _ in range(4))
+    latent = np.ones(len(value), dtype=np.int32)
+    forward.update(latent, value)
+    for at in reversed(range(len(value))):
+        backward.update(latent[[at]], value[[at]])
+    half.update(latent[:1500], value[:1500])
+    rest.update(latent[1500:], value[1500:])
+    half.merge(rest)
+    for found in (forward, backward, half):
+        np.testing.assert_array_equal(found.words, forward.words)
+    assert forward.value[0] == 0
+    assert forward.value[1] == pytest.approx(float(exact), rel=1e-15)
