@@ -114,7 +114,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def same(ours: dict[str, Any], peer: dict[str, Any], n_latents: int) -> bool:
-    """Whether densities agree to the peer's rounding, its top activations are ours, and none of them is missing here."""
+    """Whether densities agree to the peer's rounding, its top activations are ours, and none is missing here."""
     for latent in map(str, range(n_latents)):
         percent = float(peer["density"][latent].split(" = ")[1].rstrip("%"))
         if abs(percent - 100 * ours["density"][latent]) > 1e-3:
