@@ -6,7 +6,7 @@ Both sides read the same contexts with the same GPT-2-like model of random weigh
 top-k SAE of 1,024 latents, on one thread, alternately, each in a process of its own. Timed is everything from tokens to
 files on disk. Ours indexes all latents, neighbours and co-activation included; the peer the first `--latents`, from
 which its time a latent follows: it works feature by feature. Checked is that the same latents have the same density,
-the same contexts on top and the same activations there (but for the first position, which the peer does not show).
+and that each activation in the peer's top group is in our example of the same context, unless 20 contexts beat it.
 
 The peer needs an environment of its own, which `--peer` names; by default it is made in `build/peers/dashboard`, from
 PyPI. `--wide` instead indexes SAEs of 16,384 and 65,536 latents at d_in 768, ours only, and prints the memory.
@@ -114,17 +114,19 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def same(ours: dict[str, Any], peer: dict[str, Any], n_latents: int) -> bool:
-    """Whether densities agree to the peer's rounding, and each of its top contexts is next in our list, as strong."""
+    """Whether densities agree to the peer's rounding, its top activations are ours, and none is missing here."""
     for latent in map(str, range(n_latents)):
         percent = float(peer["density"][latent].split(" = ")[1].rstrip("%"))
         if abs(percent - 100 * ours["density"][latent]) > 1e-3:
             return False
-        mine, theirs = ours["top"][latent], peer["top"][latent]
-        strong = [pair for pair in theirs if pair[1] > 0]
-        if [pair[0] for pair in mine[: len(strong)]] != [pair[0] for pair in strong]:
-            return False
-        if not np.allclose([p[1] for p in mine[: len(strong)]], [p[1] for p in strong], atol=TOLERANCE, rtol=1e-3):
-            return False
+        mine = dict(ours["top"][latent])
+        weakest = min(map(max, mine.values()), default=0)
+        for context, position, activation in peer["top"][latent]:
+            if context in mine:
+                if abs(mine[context][position] - activation) > TOLERANCE:
+                    return False
+            elif activation > weakest + TOLERANCE:
+                return False
     return True
 
 
@@ -137,7 +139,7 @@ def index(folder: Path) -> dict[str, Any]:
     rows = {context.tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
     records = found.latents(0, sae.cfg.d_sae)
     top = {
-        record.latent: [[rows[np.array(e.tokens).tobytes()], max(e.activations[1:])] for e in record.top_examples]
+        record.latent: [[rows[np.array(e.tokens).tobytes()], e.activations] for e in record.top_examples]
         for record in records
     }
     size = sum(path.stat().st_size for path in (folder / "sae" / "features").iterdir())

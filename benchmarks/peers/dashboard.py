@@ -20,6 +20,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+SPAN = 11
+"""Tokens that a sequence of SAEDashboard's default layout shows: five on each side."""
+
 
 def main(folder: Path, n_latents: int, minibatch: int) -> None:
     torch.set_num_threads(1)
@@ -42,19 +45,23 @@ def main(folder: Path, n_latents: int, minibatch: int) -> None:
     text = json.dumps(found, default=plain)
     (folder / "dashboard.json").write_text(text)
     seconds = time.process_time() - start
-    rows = {context[1:].tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
-    top = {latent: top_group(feature, rows) for latent, feature in found.items()}
+    places = {
+        context[start : start + SPAN].tobytes(): (number, start)
+        for number, context in enumerate(np.load(folder / "tokens.npy"))
+        for start in range(len(context) - SPAN + 1)
+    }
+    top = {latent: top_group(feature, places) for latent, feature in found.items()}
     density = {latent: feature.acts_histogram_data.title for latent, feature in found.items()}
     print(json.dumps({"seconds": seconds, "bytes": len(text.encode()), "top": top, "density": density}))
 
 
-def top_group(feature, rows: dict[bytes, int]) -> list[list[float]]:
-    """Context and peak of each sequence of the group, a context once. Sequences lack their first token."""
-    peaks: dict[int, float] = {}
+def top_group(feature, places: dict[bytes, tuple[int, int]]) -> list[list[float]]:
+    """Context, position and activation of the token in the middle of each sequence, which spans `SPAN` tokens."""
+    found = []
     for sequence in feature.sequence_data.seq_group_data[0].seq_data:
-        context = rows[np.array(sequence.token_ids[-127:], dtype=np.int64).tobytes()]
-        peaks[context] = max(sequence.feat_acts[-127:])
-    return [[context, peak] for context, peak in peaks.items()]
+        context, position = places[np.array(sequence.token_ids, dtype=np.int64).tobytes()]
+        found.append([context, position + SPAN // 2, float(sequence.feat_acts[SPAN // 2])])
+    return found
 
 
 def load_model(folder: Path) -> HookedTransformer:
