@@ -35,11 +35,12 @@ class Gated(SAE):
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""]:
         """An L1 penalty on the gate, times decoder norms, and the error of decoding the gate itself.
 
-        The decoder is held fixed in the latter (equation 8), so that it serves the magnitudes alone.
+        The paper holds the decoder fixed in the latter (equation 8); here, as in SAELens, it learns from both: held
+        fixed, training found none of a known dictionary that it finds whole this way.
         """
         gate = forward.pre.with_values(forward.pre.values.relu())
         l1 = (gate.values * gate.at(self.norms())).sum() / gate.n_rows
-        by_gate = gate.decode(self.W_dec.detach()) + self.b_dec.detach()
+        by_gate = gate.decode(self.W_dec) + self.b_dec
         return config.l1_coefficient * signals.sparsity * l1 + squared_error(by_gate, forward.target)
 
     def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
