@@ -12,7 +12,7 @@ language whose every concept is known.
 
 Made by
 
-    workbench tinytown train --out DIR {changed}
+    {command}
 
 in float32: {tokens:,} tokens, the first {passages:,} of them repeated passages of random words, none seen twice;
 batches of {batch_size} contexts, attention within documents for the first 60% of the steps; AdamW with a peak learning
@@ -53,7 +53,7 @@ def card(options: TrainOptions, evaluation: Evaluation) -> str:
     ]
     return TEXT.format(
         **vars(options),
-        changed=" ".join(changed),
+        command=" ".join(["workbench tinytown train --out DIR", *changed]),
         skills="\n".join(
             f"| {s.skill} | {s.accuracy:.1%} | {s.logit_difference:.2f} | {s.prompts} |" for s in evaluation.skills
         ),
