@@ -1,6 +1,6 @@
 """A sweep: the runs that a YAML file asks for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from saes.config import SweepConfig, TrainConfig
 from workbench.cli.command import check_names, read_settings
 from workbench.errors import SettingError
+
+LISTS = (tuple, Sequence)
+"""Kinds of option of which one value is a list."""
 
 SHARED = (
     "model",
@@ -64,12 +67,13 @@ def _combinations(settings: dict[str, Any], path: Path) -> Iterator[dict[str, An
     kinds = get_type_hints(TrainConfig)
     choices = []
     for name, value in settings.items():
-        if value == []:
+        listed = isinstance(value, list)
+        whole = get_origin(kinds[name]) in LISTS and not (listed and any(isinstance(one, list) for one in value))
+        if value == [] and not whole:
             raise SettingError(f"{path}: {name} is an empty list")
-        if isinstance(value, list) and name in SHARED:
+        if listed and name in SHARED:
             raise SettingError(f"{path}: {name} is the same for all runs of a sweep, so it cannot be a list")
-        several = isinstance(value, list) and (get_origin(kinds[name]) is not tuple or isinstance(value[0], list))
-        values = value if several else [value]
+        values = value if listed and not whole else [value]
         choices.append([(name, _typed(name, one, kinds[name], path)) for one in values])
     return (dict(chosen) for chosen in product(*choices))
 
@@ -80,7 +84,7 @@ def _typed(name: str, value: Any, kind: Any, path: Path) -> Any:
         if value not in get_args(kind):
             raise SettingError(f"{path}: {name} must be one of {', '.join(get_args(kind))}, not {value!r}")
         return value
-    if get_origin(kind) is tuple:
+    if get_origin(kind) in LISTS:
         inner = get_args(kind)[0]
         return tuple(_typed(name, one, inner, path) for one in (value if isinstance(value, list) else [value]))
     options = [one for one in (get_args(kind) or (kind,)) if one is not type(None)]

@@ -47,7 +47,7 @@ class ImportOptions:
     """Read an SAE that another tool saved, and write it in SAELens' format, which every other command takes."""
 
     source: Positional[Path]
-    """Directory of one SAE, saved by sparsify (sae.safetensors), dictionary_learning (ae.pt) or SAELens."""
+    """Directory of one SAE, saved by sparsify (sae.safetensors), dictionary_learning (ae.safetensors) or SAELens."""
     out: Path
     """The directory to write, which must not be there yet."""
     site: str | None = None

@@ -1,8 +1,7 @@
-"""Read an SAE that dictionary_learning saved: `trainer_i/` with config.json and ae.pt.
+"""Read an SAE that dictionary_learning saved: `trainer_i/` with config.json and its weights as ae.safetensors.
 
-ae.pt is written by `torch.save`, which is a pickle. It is read by PyTorch's own reader of weights (`weights_only`),
-which builds tensors and plain containers, calls nothing that the file names, and refuses any other file. An
-ae.safetensors beside it, with the same names, is preferred.
+dictionary_learning writes ae.pt, a pickle, which is never loaded here: its tensors are to be saved, under the same
+names, as ae.safetensors beside it.
 
 Every class is translated by its `encode` (dictionary_learning 0.1, `dictionary.py` and `trainers/`):
 
@@ -20,27 +19,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saes.formats.portable import PortableSAE, portable, take
 from workbench.errors import DamagedFile
 from workbench.files import read_json, read_tensors
 
-WEIGHTS_FILE = "ae.pt"
+PICKLE_FILE = "ae.pt"
 SAFE_FILE = "ae.safetensors"
 _SUBMODULE = re.compile(r"(resid_pre|resid_mid|resid_post|mlp_out|attn_out|attention_out)(?:_layer_?(\d+))?")
 
 
 def is_dictionary_learning(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in (WEIGHTS_FILE, SAFE_FILE))
+    return any((directory / name).is_file() for name in (PICKLE_FILE, SAFE_FILE))
 
 
 def read_dictionary_learning(directory: Path) -> PortableSAE:
     """The SAE of one trainer.
 
-    Raises `DamagedFile` if a file is missing or damaged, if ae.pt holds anything but tensors, or if the class is none
-    of those above.
+    Raises `DamagedFile` if a file is missing or damaged, or if the class is none of those above.
     """
     path = directory / "config.json"
     config = read_json(path)
@@ -51,23 +48,14 @@ def read_dictionary_learning(directory: Path) -> PortableSAE:
     if kind not in READERS:
         raise DamagedFile(f"{path} has the class {kind!r}; those that can be imported are {', '.join(READERS)}")
     weights = directory / SAFE_FILE
-    tensors = read_tensors(weights) if weights.is_file() else _read_weights(weights := directory / WEIGHTS_FILE)
+    if not weights.is_file():
+        raise DamagedFile(
+            f"{directory / PICKLE_FILE} is a pickle, which is never loaded: if you trust it, save its tensors "
+            f"as {SAFE_FILE} with safetensors.torch.save_file"
+        )
+    tensors = read_tensors(weights)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     return READERS[kind](tensors, weights, _metadata(trainer, config.get("buffer") or {}))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    convert = f"if you trust it, save its tensors as {SAFE_FILE} with safetensors.torch.save_file"
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise DamagedFile(f"{path} is damaged or holds more than tensors ({reason}); {convert}") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DamagedFile(f"{path} does not hold the tensors of one dictionary; {convert}")
-    return found
 
 
 def _linear(tensors: dict[str, Tensor], path: Path, *biases: str) -> dict[str, Tensor]:

@@ -32,5 +32,5 @@ def read_foreign(directory: Path) -> PortableSAE:
         return read_sparsify(directory)
     if is_dictionary_learning(directory):
         return read_dictionary_learning(directory)
-    known = "sae_weights.safetensors (SAELens), sae.safetensors (sparsify) or ae.pt (dictionary_learning)"
+    known = "sae_weights.safetensors (SAELens), sae.safetensors (sparsify) or ae.safetensors (dictionary_learning)"
     raise DamagedFile(f"{directory} is not the directory of one SAE: it should hold {known}")

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from workbench.errors import SettingError
 
@@ -43,8 +43,8 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
 
 def _typed(kind: Any, value: Any) -> Any:
     """Text as a path, and a list as a tuple, where the field is one."""
-    if kind == tuple[Path, ...] and isinstance(value, list):
-        return tuple(map(Path, value))
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_typed(get_args(kind)[0], item) for item in value)
     return Path(value) if kind in (Path, Path | None) and isinstance(value, str) else value
 
 

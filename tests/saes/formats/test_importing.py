@@ -87,7 +87,7 @@ def save_trainer(directory: Path, kind: str, weights: dict[str, Tensor], **train
     facts = {"dict_class": kind, "k": K, "layer": 2, "lm_name": "gpt2", "submodule_name": "resid_post_layer_2"}
     config = {"trainer": facts | trainer, "buffer": {"ctx_len": 64}}
     (directory / "config.json").write_text(json.dumps(config))
-    torch.save(weights, directory / "ae.pt")
+    save_file(weights, directory / "ae.safetensors")
     return directory
 
 
@@ -168,13 +168,15 @@ class Bomb:
         return Path.mkdir, (self.path,)
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path):
-    source = save_trainer(tmp_path / "trainer_0", "AutoEncoder", {"bomb": Bomb(tmp_path / "harm")})
-    with pytest.raises(DamagedFile, match=r"ae\.pt is damaged or holds more than tensors .* safetensors"):
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path):
+    weights = random_weights(**CASES["AutoEncoder"][0])
+    source = save_trainer(tmp_path / "trainer_0", "AutoEncoder", weights)
+    (source / "ae.safetensors").unlink()
+    torch.save({"bomb": Bomb(tmp_path / "harm")}, source / "ae.pt")
+    with pytest.raises(DamagedFile, match=r"ae\.pt is a pickle, which is never loaded: .* safetensors"):
         import_sae(source, tmp_path / "out")
     assert not (tmp_path / "harm").exists()
     assert not (tmp_path / "out").exists()
-    weights = random_weights(**CASES["AutoEncoder"][0])
     save_file(weights, source / "ae.safetensors")
     assert import_sae(source, tmp_path / "out").cfg["architecture"] == "standard"
 
@@ -195,8 +197,8 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path):
     with pytest.raises(DamagedFile, match="class 'CrossCoder'; those that can be"):
         import_sae(kind, tmp_path / "out")
     cut = save_trainer(tmp_path / "cut", "AutoEncoder", random_weights(**CASES["AutoEncoder"][0]))
-    (cut / "ae.pt").write_bytes((cut / "ae.pt").read_bytes()[:-200])
-    with pytest.raises(DamagedFile, match=r"ae\.pt is damaged"):
+    (cut / "ae.safetensors").write_bytes((cut / "ae.safetensors").read_bytes()[:-200])
+    with pytest.raises(DamagedFile, match=r"ae\.safetensors is truncated"):
         import_sae(cut, tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(SettingError, match="is there already"):
