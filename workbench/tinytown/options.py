@@ -31,8 +31,6 @@ class TrainOptions:
 
     out: str
     """Directory to write the model to."""
-    start: str | None = None
-    """Go on from the weights of this model, a directory that `tinytown train` wrote; its shape stays."""
     tokens: int = 10_000_000
     """Training tokens, none seen twice."""
     passages: int = 600_000

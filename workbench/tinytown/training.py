@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.corpus import TokenBatch, open_corpus
-from workbench.errors import SettingError, TrainingError
+from workbench.errors import TrainingError
 from workbench.tinytown.language import BOS, Language
 from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.tokenizer import build_tokenizer
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM], None]) -> LlamaForCausalLM:
     """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN."""
     torch.manual_seed(options.seed)
-    model = new_model(options) if options.start is None else _read_model(Path(options.start))
+    model = new_model(options)
     optimizer = _optimizer(model, options)
     steps = options.steps(options.tokens)
     device = next(model.parameters()).device
@@ -88,14 +88,6 @@ def new_model(options: TrainOptions) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     initialise(model)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _read_model(directory: Path) -> LlamaForCausalLM:
-    """The model that an earlier training saved. `SettingError` if there is none."""
-    if not (directory / "config.json").is_file():
-        raise SettingError(f"--start {directory} holds no model; give a directory that `tinytown train` wrote")
-    model = LlamaForCausalLM.from_pretrained(directory, use_safetensors=True)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
