@@ -42,9 +42,15 @@ def encode(
     """The selected entries of (x - centre) @ W_enc + b_enc: differentiable once in all four. `Dense`, all of them."""
     found = scan(x, centre, W_enc, b_enc, select)
     if found is None:
-        bias = b_enc if centre is None else b_enc - centre @ W_enc
-        return Dense(torch.addmm(bias, x, W_enc))
+        return Dense(torch.addmm(_bias(centre, W_enc, b_enc), x, W_enc))
     return sample(x, centre, W_enc, b_enc, *found)
+
+
+def _bias(
+    centre: Float[Tensor, " d_in"] | None, W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"]
+) -> Float[Tensor, " d_sae"]:
+    """What to add to x @ W_enc where the centre is subtracted from x."""
+    return b_enc if centre is None else b_enc - centre @ W_enc
 
 
 @torch.no_grad()
@@ -56,7 +62,7 @@ def scan(
     select: Select,
 ) -> tuple[Float[Tensor, " entries"], Pattern] | None:
     """Values and pattern of the selected pre-activations; None if `select` gives up."""
-    bias = b_enc if centre is None else b_enc - centre @ W_enc
+    bias = _bias(centre, W_enc, b_enc)
     d_sae = len(bias)
     n = min(len(x), max(1, CHUNK_ENTRIES["cpu" if x.device.type == "cpu" else "other"] // d_sae)) or 1
     buffer = x.new_empty(n, d_sae)
@@ -90,10 +96,15 @@ def above(threshold: Float[Tensor, " d_sae"] | float, dense_above: float | None 
         flat = (pre > threshold).view(-1).nonzero()[:, 0]
         if len(flat) > limit * pre.numel():
             return None
-        rows = flat // pre.shape[1]
-        return Kept(pre.view(-1)[flat], flat - rows * pre.shape[1], rows.bincount(minlength=len(pre)))
+        return _kept(pre, flat)
 
     return select
+
+
+def _kept(pre: Float[Tensor, "rows d_sae"], flat: Int[Tensor, " entries"]) -> Kept:
+    """The entries of a chunk at these places, counted row after row."""
+    rows = flat // pre.shape[1]
+    return Kept(pre.view(-1)[flat], flat - rows * pre.shape[1], rows.bincount(minlength=len(pre)))
 
 
 def batch_top_k(
@@ -118,8 +129,7 @@ def batch_top_k(
         if floor is None:
             floor = _typical(scores[:64], 2 * k)
         flat = (scores > floor).view(-1).nonzero()[:, 0]
-        rows = flat // pre.shape[1]
-        return Kept(pre.view(-1)[flat], flat - rows * pre.shape[1], rows.bincount(minlength=len(pre)))
+        return _kept(pre, flat)
 
     while True:
         values, pattern = scan(x, centre, W_enc, b_enc, select)
