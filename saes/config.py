@@ -22,7 +22,7 @@ Architecture = Literal[
     "skip_transcoder",
     "crosscoder",
 ]
-USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit")
+USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit", "jumprelu")
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,19 @@ class TrainConfig:
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
-    """topk, batchtopk, matryoshka, matching_pursuit: how many latents may be active for one token."""
+    """topk, batchtopk, matryoshka, matching_pursuit, jumprelu with the quadratic penalty: how many latents may be active
+    for one token."""
     nested_widths: Sequence[int] = ()
     """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
     """standard, gated, transcoders, crosscoder: weight of the L1 penalty, with activations scaled to lie sqrt(d_in)
     from their centre on average; wide models bear more (Anthropic: 5)."""
-    penalty: Literal["l0", "tanh"] = "l0"
-    """jumprelu: what is penalised: the number of active latents (DeepMind), or the tanh of activations (Anthropic)."""
+    penalty: Literal["quadratic", "l0", "tanh"] = "quadratic"
+    """jumprelu: what is penalised: the square of how far the number of active latents is from k on average, that number
+    itself (both DeepMind), or the tanh of activations (Anthropic)."""
     l0_coefficient: float = 1.0
     """jumprelu: weight of that penalty, in the scale of l1_coefficient."""
-    threshold: float = 0.1
+    threshold: float = 1.0
     """jumprelu: where the thresholds begin."""
     bandwidth: float = 0.5
     """jumprelu: pre-activations within half of it move a threshold (Anthropic: 2)."""
