@@ -52,6 +52,10 @@ class Pattern:
         starts = F.pad(self.indices.bincount(minlength=self.d_sae).cumsum(0), (1, 0))
         return ByLatent(order, self.rows[order], starts)
 
+    def only(self, places: Int[Tensor, " kept"]) -> "Pattern":
+        """The entries at these places, which rise."""
+        return Pattern(self.indices[places], torch.searchsorted(places, self.offsets), self.d_sae)
+
 
 @dataclass(frozen=True, eq=False)
 class Code:
@@ -81,8 +85,8 @@ class Code:
         """The entries of the latents from `first` up to, not including, `last`."""
         pattern = self.pattern
         kept = ((pattern.indices >= first) & (pattern.indices < last)).nonzero()[:, 0]
-        offsets = torch.searchsorted(kept, pattern.offsets)
-        return Code(self.values.index_select(0, kept), Pattern(pattern.indices[kept] - first, offsets, last - first))
+        part = pattern.only(kept)
+        return Code(self.values.index_select(0, kept), Pattern(part.indices - first, part.offsets, last - first))
 
     @property
     def n_rows(self) -> int:
@@ -170,7 +174,7 @@ class _Decode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         values, W_dec = ctx.saved_tensors
-        grad_values = _sampled_product(grad, W_dec, ctx.pattern) if ctx.needs_input_grad[0] else None
+        grad_values = sampled_product(grad, W_dec, ctx.pattern) if ctx.needs_input_grad[0] else None
         grad_W_dec = _transposed_product(values, ctx.pattern, grad) if ctx.needs_input_grad[1] else None
         return grad_values, grad_W_dec, None
 
@@ -188,17 +192,19 @@ def _transposed_product(values: Tensor, pattern: Pattern, dense: Tensor) -> Tens
     return F.embedding_bag(rows, dense, starts, per_sample_weights=values[order], mode="sum", include_last_offset=True)
 
 
-def _sampled_product(grad: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
-    """The entries of grad @ W_dec.T in a pattern.
+def sampled_product(
+    dense: Float[Tensor, "rows d"], weights: Float[Tensor, "d_sae d"], pattern: Pattern
+) -> Float[Tensor, " entries"]:
+    """The entries of dense @ weights.T in a pattern.
 
-    Taken latent by latent, so that W_dec is read once and the rows gathered are those of the smaller matrix: 2.3 times
-    faster than row by row at [2048, 768] and d_sae 16,384.
+    Taken latent by latent, so that the weights are read once and what is gathered are rows of the smaller matrix: 2.3
+    times faster than row by row at [2048, 768] and d_sae 16,384.
     """
     order, rows, starts = pattern.by_latent
-    zeros = grad.new_zeros(len(rows))
-    shape = pattern.d_sae, len(grad)
+    zeros = dense.new_zeros(len(rows))
+    shape = pattern.d_sae, len(dense)
     transposed = torch.sparse_csr_tensor(starts, rows, zeros, shape, check_invariants=False)
-    sampled = torch.sparse.sampled_addmm(transposed, W_dec, grad.T, beta=0.0).values()
+    sampled = torch.sparse.sampled_addmm(transposed, weights, dense.T, beta=0.0).values()
     return torch.empty_like(sampled).index_copy_(0, order, sampled)
 
 
