@@ -218,7 +218,7 @@ def test_batchtopk_is_used_with_its_running_threshold():
 def test_thresholds_stay_above_zero():
     sae = make("jumprelu")
     with torch.no_grad():
-        sae.threshold.sub_(0.25)
+        sae.threshold.sub_(0.45)
     sae.constrain()
     assert sae.threshold.min() == 0 < sae.threshold.max()
 
