@@ -49,8 +49,8 @@ class TrainConfig:
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
-    """topk, batchtopk, matryoshka, matching_pursuit, jumprelu with the quadratic penalty: how many latents may be active
-    for one token."""
+    """topk, batchtopk, matryoshka, matching_pursuit, and jumprelu with the quadratic penalty: how many latents may be
+    active for one token."""
     nested_widths: Sequence[int] = ()
     """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
@@ -65,8 +65,9 @@ class TrainConfig:
     """jumprelu: where the thresholds begin."""
     bandwidth: float = 0.5
     """jumprelu: pre-activations within half of it move a threshold (Anthropic: 2)."""
-    pre_act_coefficient: float = 3e-6
-    """jumprelu: weight of the loss that lifts the pre-activations of dead latents."""
+    pre_act_coefficient: float = 3e-3
+    """jumprelu: weight of the loss that lifts the pre-activations of dead latents (Anthropic, for far longer trainings:
+    3e-6)."""
     tokens: int = 500_000
     """How many activations to train on; a corpus that is shorter is read again."""
     batch_size: int = 1024
