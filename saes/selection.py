@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saes.sparse import Code, Dense, Pattern, sample
+from saes.team import ALONE, Team
 
 CHUNK_ENTRIES = {"cpu": 2**22, "other": 2**27}
 """How many pre-activations are held at a time: on a CPU few enough that they stay in its cache."""
@@ -28,6 +29,9 @@ class Kept(NamedTuple):
     counts: Int[Tensor, " rows"]
 
 
+Found = tuple[Float[Tensor, " entries"], Pattern]
+"""Values and pattern of selected pre-activations."""
+
 Select = Callable[[Float[Tensor, "rows d_sae"]], Kept | None]
 """Picks entries of a chunk of pre-activations; None if there are too many for sparse products to pay."""
 
@@ -38,12 +42,16 @@ def encode(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
     select: Select,
+    among: Callable[[Found], Found] | None = None,
 ) -> Code | Dense:
-    """The selected entries of (x - centre) @ W_enc + b_enc: differentiable once in all four. `Dense`, all of them."""
+    """The selected entries of (x - centre) @ W_enc + b_enc: differentiable once in all four. `Dense`, all of them.
+
+    `among` chooses once more, among what was selected in all rows.
+    """
     found = scan(x, centre, W_enc, b_enc, select)
     if found is None:
         return Dense(torch.addmm(_bias(centre, W_enc, b_enc), x, W_enc))
-    return sample(x, centre, W_enc, b_enc, *found)
+    return sample(x, centre, W_enc, b_enc, *(among(found) if among else found))
 
 
 def _bias(
@@ -60,11 +68,11 @@ def scan(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
     select: Select,
-) -> tuple[Float[Tensor, " entries"], Pattern] | None:
+) -> Found | None:
     """Values and pattern of the selected pre-activations; None if `select` gives up."""
     bias = _bias(centre, W_enc, b_enc)
     d_sae = len(bias)
-    n = min(len(x), max(1, CHUNK_ENTRIES["cpu" if x.device.type == "cpu" else "other"] // d_sae)) or 1
+    n = min(len(x), max(1, CHUNK_ENTRIES["cpu" if x.device.type == "cpu" else "other"] // max(1, d_sae))) or 1
     buffer = x.new_empty(n, d_sae)
     kept = []
     for rows in x.split(n):
@@ -114,35 +122,36 @@ def batch_top_k(
     b_enc: Float[Tensor, " d_sae"],
     k: float,
     norms: Float[Tensor, " d_sae"],
+    team: Team = ALONE,
 ) -> tuple[Code, Float[Tensor, ""]]:
     """The k·rows entries of the whole batch whose pre-activation times norm is largest, and positive; and the least.
+
+    A team chooses among the rows and latents of all its processes, and each gets the chosen ones that are its own.
 
     Candidates are all entries above a floor, which the first rows suggest such that about 2k a row pass it. If k·rows
     do pass, no other entry can be among the largest, and the choice is exact; if not, the floor is lowered and the
     batch read again.
     """
-    wanted, floor = int(k * len(x)), None
+    wanted, floor = int(k * len(x) * team.row_parts), None
 
     def select(pre: Float[Tensor, "rows d_sae"]) -> Kept:
         nonlocal floor
         scores = pre * norms
         if floor is None:
-            floor = _typical(scores[:64], 2 * k)
+            floor = team.total(_typical(scores[:64], 2 * k / team.latent_parts)) / team.size
         flat = (scores > floor).view(-1).nonzero()[:, 0]
         return _kept(pre, flat)
 
     while True:
         values, pattern = scan(x, centre, W_enc, b_enc, select)
-        if len(values) >= wanted or floor == 0.0:
+        if team.total(len(values)) >= wanted or floor == 0.0:
             break
         floor = floor / 2 if floor > 1e-6 else 0.0
     scores = values * norms.detach()[pattern.indices]
-    if len(values) > wanted:
-        chosen = scores.topk(wanted, sorted=False).indices.sort().values
-        values, scores = values[chosen], scores[chosen]
-        pattern = Pattern(pattern.indices[chosen], torch.searchsorted(chosen, pattern.offsets), pattern.d_sae)
-    least = scores.min() if len(scores) else scores.new_zeros(())
-    return sample(x, centre, W_enc, b_enc, values, pattern), least
+    chosen, least = team.largest(scores, wanted)
+    chosen = chosen.sort().values
+    pattern = Pattern(pattern.indices[chosen], torch.searchsorted(chosen, pattern.offsets), pattern.d_sae)
+    return sample(x, centre, W_enc, b_enc, values[chosen], pattern), least
 
 
 def _typical(scores: Float[Tensor, "rows d_sae"], per_row: float) -> float:

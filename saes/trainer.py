@@ -10,6 +10,7 @@ from torch import Tensor
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
 from saes.sae import SAE, Signals, Step, geometric_median, norm_scale, normalized_error
+from saes.team import ALONE, Team
 from workbench.errors import TrainingError
 
 
@@ -36,42 +37,47 @@ class Trainer:
         sample: Float[Tensor, "rows width"],
         metadata: dict[str, Any],
         widths: tuple[int, ...] | None = None,
+        team: Team = ALONE,
     ) -> None:
         """`sample` holds rows like those of `step`: the activations of one site or, `widths` saying how many belong to
-        each, of several side by side. Raises `TrainingError` if one is not finite.
+        each, of several side by side. Every process of a `team` has a trainer, and calls its methods as the others do.
+        Raises `TrainingError` if an activation is not finite.
         """
         if not sample.isfinite().all():
             raise TrainingError(f"the activations at {config.site} hold NaN or infinity; the model may be damaged")
-        self.config = config
+        self.config, self.team = config, team
         widths = widths or (sample.shape[1],)
         parts = sample.float().split(widths, dim=1)
         centres = [geometric_median(part) for part in parts]
         scales = [norm_scale(part, centre) for part, centre in zip(parts, centres, strict=True)]
-        self.scale: Float[Tensor, " width"] = torch.cat(
-            [torch.full_like(centre, scale) for centre, scale in zip(centres, scales, strict=True)]
+        self.scale: Float[Tensor, " width"] = team.same(
+            torch.cat([torch.full_like(centre, scale) for centre, scale in zip(centres, scales, strict=True)])
         )
         architecture = ARCHITECTURES[config.architecture]
-        self.sae: SAE = architecture(architecture.shape(config, widths, metadata))
-        self.sae.initialise((torch.cat(centres) * self.scale).cpu(), config.seed).to(sample.device)
+        sae = architecture(architecture.shape(config, widths, metadata))
+        sae.initialise(team.same(torch.cat(centres) * self.scale).cpu(), config.seed)
+        self.sae: SAE = team.take(sae).to(sample.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
         self.steps = 0
         self.tokens = 0
         self.last_fired = torch.zeros(config.d_sae, dtype=torch.int64, device=sample.device)
 
-    def step(self, rows: Float[Tensor, "rows width"]) -> tuple[Float[Tensor, "rows d_out"], Step]:
+    def step(self, batch: Float[Tensor, "batch width"]) -> tuple[Float[Tensor, "rows d_out"], Step]:
         """One step of Adam on a batch of raw activations; returns what the SAE was to reconstruct, in its own scale,
-        and what came of it.
+        and what came of it: of those rows of the batch that are this process's.
         """
         self._set_lr(self.config.lr * schedule(self.steps, self.config))
-        scaled = rows.float() * self.scale
+        scaled = self.team.rows(batch).float() * self.scale
         step = self.sae.train_step(scaled, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
         self.optimizer.zero_grad()
         step.loss.backward()
+        self.team.reduce(parameter.grad for parameter in self.sae.parameters())
+        step = self.team.complete(step)
         self._clip()
         self.optimizer.step()
         self.sae.constrain()
         self.steps += 1
-        self.tokens += len(rows)
+        self.tokens += len(batch)
         self.last_fired[step.fired] = self.tokens
         return self.sae.split(scaled)[1], step
 
@@ -81,15 +87,15 @@ class Trainer:
         return self.tokens - self.last_fired >= self.config.dead_after
 
     def folded(self) -> SAE:
-        """A copy of the SAE that takes and returns raw activations."""
-        return self.sae.for_use().fold(self.scale)
+        """A copy of the SAE that takes and returns raw activations; whole where the process leads."""
+        return self.team.whole(self.sae).for_use().fold(self.scale)
 
     def metrics(self, x: Float[Tensor, "rows d_in"], step: Step) -> Metrics:
         return Metrics(
             step=self.steps,
             tokens=self.tokens,
             loss=step.loss.item(),
-            fvu=normalized_error(step.reconstruction, x).item(),
+            fvu=normalized_error(step.reconstruction, x, self.team).item(),
             l0=step.l0.item(),
             dead=self.dead.float().mean().item(),
             lr=self.optimizer.param_groups[0]["lr"],
@@ -98,10 +104,13 @@ class Trainer:
     @property
     def finite(self) -> bool:
         """Whether no weight is NaN or infinite."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.sae.parameters())
+        own = all(bool(parameter.isfinite().all()) for parameter in self.sae.parameters())
+        return self.team.total(not own) == 0
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs, as tensors to save: weights, the optimiser's moments, counts, the scale."""
+        """What `restore` needs, as tensors to save: weights, the optimiser's moments, counts, the scale. They are whole
+        where the process leads, so that what one team saved any other can restore.
+        """
         own = {
             "steps": torch.tensor(self.steps),
             "tokens": torch.tensor(self.tokens),
@@ -114,10 +123,11 @@ class Trainer:
             for name, parameter in self.sae.named_parameters()
             for key, tensor in self.optimizer.state[parameter].items()
         }
-        return own | weights | moments
+        return own | self.team.gather(weights | moments)
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from the `state` of a trainer with the same configuration, to the same bits."""
+        """Go on from the `state` of a trainer with the same configuration: in the same team, to the same bits."""
+        state = self.team.part(state)
         self.steps, self.tokens = (state[name].item() for name in ("steps", "tokens"))
         self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
@@ -132,7 +142,7 @@ class Trainer:
 
     def _clip(self) -> None:
         """Have Adam's own pass over the gradients shorten them to the norm `clip`, where they are longer."""
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.sae.parameters()])
+        norm = self.team.norm({name: parameter.grad for name, parameter in self.sae.named_parameters()})
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp_min(1.0)
 
     def _set_lr(self, lr: float) -> None:
