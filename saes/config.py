@@ -103,8 +103,8 @@ class TrainConfig:
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
     parallel: Literal["data", "latents"] = "data"
-    """What processes that torchrun started divide among themselves: each batch (data), or the latents with their weights
-    (latents: topk, batchtopk, jumprelu, standard), for dictionaries too wide for one device."""
+    """What processes that torchrun started divide among themselves: each batch (data), or the latents with their
+    weights, for dictionaries too wide for one device (latents: topk, batchtopk, jumprelu, standard)."""
     overwrite: bool = False
     """Replace the run in `out`."""
     resume: bool = False

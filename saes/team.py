@@ -82,7 +82,7 @@ class Team:
         return part
 
     def among(self, k: int, norms: Float[Tensor, " d_sae"] | None) -> "Callable[[Found], Found]":
-        """Of this process's k largest entries of each row (by value times norm), those that are so among all latents."""
+        """Of this process's k largest entries of each row by value times norm, those that are among the k of all."""
         return lambda found: found
 
     def take(self, sae: "SAE") -> "SAE":
@@ -110,7 +110,7 @@ class Team:
     # Both
 
     def largest(self, scores: Float[Tensor, " own"], n: int) -> tuple[Int[Tensor, " chosen"], Float[Tensor, ""]]:
-        """Which of this process's scores are among the n largest of all, and the least of those n (0 if there is none)."""
+        """Which of this process's scores are among the n largest of all, and the least of those n: 0 if n is."""
         chosen = scores.topk(min(n, len(scores)), sorted=False).indices
         return chosen, scores[chosen].min() if len(chosen) else scores.new_zeros(())
 

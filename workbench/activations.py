@@ -86,7 +86,8 @@ def _check_vocabulary(batch: TokenBatch, model: HookedModel) -> None:
 class ActivationStream:
     """Shuffled rows of activations, a step at a time: an iterator that can be saved and go on exactly where it was.
 
-    `rows_from` gives at most `batch_rows` at once. `n_rows` are served in all (whole steps only). `widths` are the sites that lie side by side in a row.
+    `rows_from` gives at most `batch_rows` at once; `n_rows` are served in all (whole steps only). `widths` are those of
+    the sites that lie side by side in a row.
     """
 
     def __init__(
