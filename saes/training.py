@@ -130,7 +130,8 @@ def _train_in(
     with closing(_stream(configs, model, corpus, team)) as stream:
         runs = _runs(configs, directories, home, stream, model, corpus, team)
         ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
-        home.mkdir(parents=True, exist_ok=True)
+        if team.leads:
+            home.mkdir(parents=True, exist_ok=True)
         team.wait()
         try:
             with held(home) if team.leads else nullcontext():

@@ -32,7 +32,11 @@ DIMENSIONS = {"W_enc": 1, "W_dec": 0, "b_enc": 0, "threshold": 0}
 
 
 class LatentTeam(Processes):
-    """Each process has as many latents as any other, in order."""
+    """Each process has as many latents as any other, in order.
+
+    A whole parameter is in memory where an SAE is begun (on every process, as the same random numbers for any number of
+    them) and where it is saved: on a device only one at a time, and on the CPU of the process that leads.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
@@ -41,10 +45,7 @@ class LatentTeam(Processes):
 
     def check(self, config: TrainConfig) -> None:
         if config.d_sae % self.size:
-            raise SettingError(
-                f"d_sae must be a multiple of the number of processes ({self.size}), not {config.d_sae}, "
-                "for its latents to be divided among them"
-            )
+            raise SettingError(f"d_sae must be a multiple of the number of processes ({self.size}), not {config.d_sae}")
 
     def own(self, latents: Int[Tensor, " n"], d_sae: int) -> Int[Tensor, " n_own"]:
         places = latents - self.rank * d_sae

@@ -65,7 +65,7 @@ class Processes(Team):
         tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.leads else None
         with in_touch():
-            dist.gather(_bytes(tensor), parts and [_bytes(part) for part in parts], 0)
+            dist.gather(_bytes(tensor), parts and [_bytes(part) for part in parts])
         return parts and torch.stack(parts)
 
     def summed(self, tensor: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ STEPS = [("data", name, {}) for name in ROWWISE]
 STEPS += [("latents", name, {}) for name in DIVIDE_LATENTS]
 STEPS += [(parallel, "jumprelu", {"penalty": "tanh"}) for parallel in ("data", "latents")]
 RUNS = [("data", "batchtopk"), ("latents", "topk")]
+THREE = {"d_sae": 66, "batch_size": 126, "tokens": 20 * 126, "parallel": "latents"}
 STOPPED = {"interrupted": "stops", "killed": "dies"}
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -87,6 +88,11 @@ def outcomes(home, config):
     scenes.append(
         {"name": "resumed", "processes": 2, "tasks": [{"kind": "train", "settings": again | {"resume": True}}]}
     )
+    uneven = running(config(home, "batchtopk", **THREE), home / "three")
+    scenes.append({"name": "three", "processes": 3, "tasks": [{"kind": "train", "settings": uneven}]})
+    for parallel in ("data", "latents"):
+        refused = running(config(home, "topk", parallel=parallel), home / "refused")
+        scenes.append({"name": parallel, "processes": 3, "tasks": [{"kind": "train", "settings": refused}]})
     (home / "scenes.json").write_text(json.dumps(scenes))
     done = subprocess.run(
         [sys.executable, "-m", "tests.saes.together", str(home / "scenes.json")],
@@ -102,7 +108,8 @@ def outcomes(home, config):
 
 
 def test_every_scene_went_as_it_should(outcomes):
-    assert outcomes == {"all": [0, 0], "interrupted": [0, 0], "killed": [1, 7], "resumed": [0, 0]}
+    pairs = {"all": [0, 0], "interrupted": [0, 0], "killed": [1, 7], "resumed": [0, 0]}
+    assert outcomes == pairs | {"three": [0, 0, 0], "data": [1, 1, 1], "latents": [1, 1, 1]}
 
 
 @pytest.mark.parametrize(("parallel", "architecture", "changes"), STEPS, ids=[named(*case) for case in STEPS])
@@ -158,6 +165,11 @@ def test_a_run_leaves_the_files_of_a_run_by_one_process(outcomes, home, alone, p
     assert_same_outcome(home / f"run-{parallel}", alone(architecture))
 
 
+def test_three_processes_share_contexts_unevenly(outcomes, home, config):
+    training.train(config(home / "three-alone", "batchtopk", **THREE))
+    assert_same_outcome(home / "three", home / "three-alone")
+
+
 def test_the_cache_that_two_processes_fill_is_that_of_one(outcomes, home, config, alone):
     assert_same_outcome(home / "cached", alone("topk"))
     config_alone = config(home / "cached-alone", "topk", cache=home / "cache-alone")
@@ -202,6 +214,12 @@ def test_torchrun_is_interrupted_by_ctrl_c_and_resumed_by_one_process(config, ho
     assert_same_outcome(out, alone("topk"))
 
 
-def test_what_cannot_be_divided_is_refused(config, tmp_path):
+def test_what_cannot_be_divided_is_refused(outcomes, home, config, tmp_path):
+    refusals = {(home / f"{name}.error{rank}").read_text() for name in ("data", "latents") for rank in range(3)}
+    assert refusals == {
+        "SettingError: batch_size must be a multiple of the number of processes (3), not 128",
+        "SettingError: d_sae must be a multiple of the number of processes (3), not 64",
+    }
+    assert not (home / "refused").exists()
     with pytest.raises(SettingError, match="the latents of gated cannot be divided, only those of topk, batchtopk"):
         config(tmp_path, "gated", parallel="latents")
