@@ -9,7 +9,7 @@
 Where several SAEs are trained together, each has a directory of its own within the checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class Checkpoints:
     def write(
         self, step: int, facts: Mapping[str, Any], stream: Mapping[str, Tensor], trainers: Mapping[str, Trainer]
     ) -> None:
-        """Write the checkpoint of a step, then remove the oldest. Raises `OSError`; earlier ones are then untouched."""
+        """Write the checkpoint of a step, then remove the oldest. Raises `OSError`; earlier ones are then untouched.
+
+        Of several processes the one that leads writes, while the others `follow`.
+        """
         with whole_directory(self.at(step)) as stage:
             for name, trainer in trainers.items():
                 save_sae(trainer.folded(), stage / name)
@@ -63,6 +66,13 @@ class Checkpoints:
             write_json(stage / FACTS_FILE, {"step": step, **facts})
         for old in self.all()[:-KEPT]:
             remove_directory(old)
+
+    @staticmethod
+    def follow(trainers: Iterable[Trainer]) -> None:
+        """Give what this process has to the one that writes."""
+        for trainer in trainers:
+            trainer.folded()
+            trainer.state()
 
     def remove(self) -> None:
         """Remove them all, and what a killed process left of removing them."""

@@ -23,6 +23,7 @@ Architecture = Literal[
     "crosscoder",
 ]
 USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit")
+DIVIDE_LATENTS = ("topk", "batchtopk", "jumprelu", "standard")
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,15 @@ class TrainConfig:
     model, corpus and data_seed may share it; the SAE is the same with or without."""
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
+    parallel: Literal["data", "latents"] = "data"
+    """What processes that torchrun started divide among themselves: each batch (data), or the latents with their
+    weights, for dictionaries too wide for one device (latents: topk, batchtopk, jumprelu, standard)."""
     overwrite: bool = False
     """Replace the run in `out`."""
     resume: bool = False
     """Go on with the run in `out` where it was stopped, to the very weights and metrics that it would have come to;
-    begin it if nothing was saved yet. Only out, device, cache, checkpoint_every and eval_tokens may be changed."""
+    begin it if nothing was saved yet. Only out, device, cache, parallel, checkpoint_every and eval_tokens may be
+    changed."""
 
     def __post_init__(self) -> None:
         for name in ("d_sae", "k", "tokens", "batch_size", "buffer", "dead_after", "log_every", "eval_tokens"):
@@ -128,6 +133,9 @@ class TrainConfig:
             _require(self, "k", self.k <= self.d_sae, f"at most d_sae ({self.d_sae})")
         if self.overwrite and self.resume:
             raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
+        if self.parallel == "latents" and self.architecture not in DIVIDE_LATENTS:
+            known = ", ".join(DIVIDE_LATENTS)
+            raise SettingError(f"the latents of {self.architecture} cannot be divided, only those of {known}")
         if self.architecture == "matryoshka":
             rising = all(a < b for a, b in pairwise((0, *self.inner_widths, self.d_sae)))
             _require(self, "nested_widths", rising, f"rising widths below d_sae ({self.d_sae})")

@@ -14,6 +14,7 @@ from saes.comparison import Comparison, compare_runs
 from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
 from saes.judging.judgement import Judgement, judge
 from saes.judging.probing import read_labels
+from saes.parallel.joining import leads
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
@@ -23,8 +24,11 @@ from workbench.files import write_text
 from workbench.model import load_model
 
 
-def train(config: TrainConfig) -> TrainResult:
-    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
+def train(config: TrainConfig) -> TrainResult | None:
+    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on.
+
+    Of several processes one shows the bar, and says what came of it.
+    """
     with _progress("training", config.steps * config.batch_size) as (bar, task):
 
         def show(metrics: Metrics) -> None:
@@ -32,6 +36,8 @@ def train(config: TrainConfig) -> TrainResult:
             bar.update(task, completed=metrics.tokens, note=note)
 
         result = training.train(config, on_progress=show)
+    if not leads():
+        return None
     if result.interrupted:
         settings = shlex.quote(str(result.out / SETTINGS_FILE))
         raise TrainingError(
@@ -41,7 +47,7 @@ def train(config: TrainConfig) -> TrainResult:
     return result
 
 
-def sweep(config: SweepConfig) -> Comparison:
+def sweep(config: SweepConfig) -> Comparison | None:
     """Train with a progress bar, write pareto.html and return the comparison. Interrupted, it does as `train` does."""
     home, configs = read_sweep(config)
     total = configs[0].steps * configs[0].batch_size
@@ -52,6 +58,8 @@ def sweep(config: SweepConfig) -> Comparison:
             bar.update(task, completed=metrics[0].tokens, note=f"best FVU {best:.3f}  {len(metrics)} SAEs")
 
         results = training.train_together(configs, home, on_progress=show)
+    if not leads():
+        return None
     if results[0].interrupted:
         tokens = max(result.tokens for result in results)
         raise TrainingError(
@@ -114,5 +122,5 @@ def _progress(what: str, total: int) -> Iterator[tuple[Progress, int]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not leads()) as bar:
         yield bar, bar.add_task(what, total=total, note="")

@@ -25,8 +25,8 @@ METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
 _RESULTS = (REPORT_FILE, CONFIG_FILE, WEIGHTS_FILE, "features")
 _CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints")
-_FREE = ("out", "device", "cache", "checkpoint_every", "eval_tokens")
-"""Settings in which a resumed run may differ: they decide neither its weights nor its metrics."""
+_FREE = ("out", "device", "cache", "parallel", "checkpoint_every", "eval_tokens")
+"""Settings in which a resumed run may differ: they decide neither its weights nor its metrics, but for rounding."""
 
 
 class RunDirectory:

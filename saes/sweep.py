@@ -26,6 +26,7 @@ SHARED = (
     "checkpoint_every",
     "eval_tokens",
     "device",
+    "parallel",
 )
 """Options of the pass over the model, which all runs share. Those of the SAE itself may vary."""
 _SET_HERE = ("out", "overwrite", "resume")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from saes.checkpoints import Checkpoints, read_facts
 from saes.config import TrainConfig
 from saes.evaluation import SAEReport, evaluate
 from saes.interrupt import Interrupt
+from saes.parallel.joining import joined
 from saes.run_directory import RunDirectory
+from saes.storage import load_sae
+from saes.team import Team
 from saes.trainer import Metrics, Trainer
 from saes.training_pass import TrainingPass
 from saes.training_run import TrainingRun
@@ -87,16 +90,36 @@ def train_together(
 
     The configurations may differ in `out`, `site`, `seed` and whatever concerns the SAE alone; their checkpoints are
     shared, and lie in `home`. An SAE that goes wrong is given up, and its result says why.
+
+    Under `torchrun` every process calls this, and they train together as `parallel` says. One of them writes the files
+    and measures the SAEs: the others' results have no report. Raises `ProcessLost` where another has ended.
     """
+    with joined(configs[0]) as team:
+        return _train_in(team, configs, home, model, corpus, held_out, on_progress, interrupt or Interrupt())
+
+
+def _train_in(
+    team: Team,
+    configs: Sequence[TrainConfig],
+    home: Path,
+    model: HookedModel | None,
+    corpus: Corpus | None,
+    held_out: Corpus | None,
+    on_progress: Callable[[list[Metrics]], None] | None,
+    interrupt: Interrupt,
+) -> list[TrainResult]:
     shared = configs[0]
+    for config in configs:
+        team.check(config)
     directories = [RunDirectory(config.out, config.overwrite, config.resume) for config in configs]
     checkpoints = Checkpoints(home)
     if checkpoints.last() and not (shared.overwrite or shared.resume):
         raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if shared.resume and all(directory.complete for directory in directories):
-        checkpoints.remove()
+        if team.leads:
+            checkpoints.remove()
         return [_complete(directory) for directory in directories]
-    model = model or load_model(shared.model, device=shared.device)
+    model = model or load_model(shared.model, device=team.device_of(shared.device))
     configs = [replace(config, site=_single_site(config.site, model)) for config in configs]
     if corpus is None:
         corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
@@ -104,19 +127,22 @@ def train_together(
     last = checkpoints.last() if shared.resume else None
     if last:
         _check_same(last, configs, directories, model, corpus)
-    with closing(_stream(configs, model, corpus)) as stream:
-        runs = _runs(configs, directories, home, stream, model, corpus)
+    with closing(_stream(configs, model, corpus, team)) as stream:
+        runs = _runs(configs, directories, home, stream, model, corpus, team)
         ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
-        home.mkdir(parents=True, exist_ok=True)
+        if team.leads:
+            home.mkdir(parents=True, exist_ok=True)
+        team.wait()
         try:
-            with held(home):
-                return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
+            with held(home) if team.leads else nullcontext():
+                return _train(ours, last, model, held_out, on_progress, interrupt, team)
         except OSError as error:
             raise TrainingError(_stopped(error, checkpoints)) from None
 
 
-def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) -> ActivationStream:
+def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus, team: Team) -> ActivationStream:
     shared = configs[0]
+    model, relay = team.share(model)
     return shuffled_activations(
         model,
         corpus,
@@ -126,7 +152,8 @@ def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) 
         n_tokens=shared.steps * shared.batch_size,
         seed=shared.order,
         skip_special=True,
-        cache=shared.cache,
+        cache=shared.cache if team.leads else None,
+        relay=relay,
     )
 
 
@@ -137,6 +164,7 @@ def _runs(
     stream: ActivationStream,
     model: HookedModel,
     corpus: Corpus,
+    team: Team,
 ) -> list[TrainingRun]:
     sample = stream.peek(min(STATISTICS_ROWS, configs[0].buffer // 2))
     if not len(sample):
@@ -144,7 +172,7 @@ def _runs(
     runs = []
     for config, directory in zip(configs, directories, strict=True):
         columns = stream.columns(config.site)
-        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus))
+        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus), team=team)
         runs.append(TrainingRun(directory.path.relative_to(home).as_posix(), trainer, directory, columns))
     return runs
 
@@ -156,6 +184,7 @@ def _train(
     held_out: Corpus | None,
     on_progress: Callable[[list[Metrics]], None] | None,
     interrupt: Interrupt,
+    team: Team,
 ) -> list[TrainResult]:
     """Train from the last checkpoint, or from the beginning, to the end; save the SAEs, and measure them."""
     with interrupt:
@@ -163,11 +192,14 @@ def _train(
             ours.restore(last)
         else:
             ours.open()
-        ours.fit(on_progress, interrupt)
-        if interrupt.requested:
+        if ours.fit(on_progress, interrupt):
             return [_result(ours, run, None, interrupted=True) for run in ours.runs]
         for run in ours.going:
-            run.directory.finish(run.trainer.folded())
+            sae = run.trainer.folded()
+            if team.leads:
+                run.directory.finish(sae)
+    if not team.leads:
+        return [_result(ours, run, None) for run in ours.runs]
     reports = {run.name: _measure(run, model, held_out) for run in ours.going}
     for run in ours.going:
         report = reports[run.name]
@@ -179,7 +211,8 @@ def _train(
 def _measure(run: TrainingRun, model: HookedModel, held_out: Corpus | None) -> SAEReport | None:
     if held_out is None:
         return None
-    return evaluate(run.trainer.folded(), model, held_out, run.trainer.config.eval_tokens)
+    sae = load_sae(run.directory.path, model.device)
+    return evaluate(sae, model, held_out, run.trainer.config.eval_tokens)
 
 
 def _result(ours: TrainingPass, run: TrainingRun, report: SAEReport | None, interrupted: bool = False) -> TrainResult:

@@ -31,8 +31,9 @@ class TrainingRun:
         if trainer.steps % config.log_every:
             return None
         metrics = trainer.metrics(x, step)
-        with MetricsLog(self.directory.path / METRICS_FILE) as log:
-            log.write(asdict(metrics))
+        if trainer.team.leads:
+            with MetricsLog(self.directory.path / METRICS_FILE) as log:
+                log.write(asdict(metrics))
         if metrics.dead == 1:
             raise TrainingError(
                 f"every latent is dead at step {trainer.steps}: none has fired for {config.dead_after:,} tokens; "

@@ -33,7 +33,9 @@ class BatchTopK(TopK):
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         norms = self.norms().detach()
         if self.training:
-            pre, least = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms, self.screened)
+            pre, least = batch_top_k(
+                x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms, self.team, self.screened
+            )
             with torch.no_grad():
                 self.topk_threshold.lerp_(least.double(), THRESHOLD_RATE)
         else:

@@ -52,8 +52,9 @@ class JumpReLU(SAE):
             count = step(pre.values, pre.at(self.threshold), self.cfg.bandwidth).sum()
         loss = config.l0_coefficient * signals.sparsity * count / active.n_rows
         if len(signals.dead) and config.pre_act_coefficient:
-            loss = loss + config.pre_act_coefficient * self.pre_act_loss(forward.x, signals.dead)
-        return loss
+            dead = self.team.own(signals.dead, self.cfg.d_sae)
+            loss = loss + config.pre_act_coefficient * self.pre_act_loss(forward.x, dead)
+        return self.team.from_latents(loss)
 
     def pre_act_loss(self, x: Float[Tensor, "rows d_in"], dead: Int[Tensor, " n_dead"]) -> Float[Tensor, ""]:
         """How far below their thresholds the dead latents are: relu(threshold - pre) times decoder norm, summed over

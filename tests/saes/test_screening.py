@@ -62,7 +62,7 @@ def in_order(pattern):
 def test_batch_top_k_is_the_same():
     x, W_enc, bias, norms = drawn(3000)
     (plain, least), (screened, least_screened) = (
-        batch_top_k(x, None, W_enc, bias, K, norms, screened) for screened in (False, True)
+        batch_top_k(x, None, W_enc, bias, K, norms, screened=screened) for screened in (False, True)
     )
     assert torch.equal(in_order(plain.pattern), in_order(screened.pattern))
     torch.testing.assert_close(least, least_screened)
