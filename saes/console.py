@@ -43,7 +43,9 @@ def train(config: TrainConfig) -> TrainResult:
 
 def sweep(config: SweepConfig) -> Comparison:
     """Train with a progress bar, write pareto.html and return the comparison. Interrupted, it does as `train` does."""
-    home, configs = read_sweep(config)
+    asked = read_sweep(config)
+    model = load_model(asked.model, device=asked.device)
+    configs, home = asked.configs(model.sites), asked.home
     total = configs[0].steps * configs[0].batch_size
     with _progress(f"training {len(configs)} SAEs", total) as (bar, task):
 
@@ -51,7 +53,7 @@ def sweep(config: SweepConfig) -> Comparison:
             best = min(one.fvu for one in metrics)
             bar.update(task, completed=metrics[0].tokens, note=f"best FVU {best:.3f}  {len(metrics)} SAEs")
 
-        results = training.train_together(configs, home, on_progress=show)
+        results = training.train_together(configs, home, model, on_progress=show)
     if results[0].interrupted:
         tokens = max(result.tokens for result in results)
         raise TrainingError(
@@ -84,9 +86,9 @@ def evaluate(config: EvalConfig) -> Judgement:
     trained = sae.cfg.metadata
     name = config.model or trained.get("model_name")
     source = config.corpus or trained.get("dataset_path")
-    if not (name and source and sae.site):
-        missing = "its site" if not sae.site else "model" if not name else "corpus"
-        raise SettingError(f"{config.sae} does not say {missing}; give it as an option")
+    if not (name and source):
+        missing = "corpus" if name else "model"
+        raise SettingError(f"{config.sae} does not say which {missing} it was trained on; give --{missing}")
     model = load_model(name, device=config.device)
     if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
         print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)

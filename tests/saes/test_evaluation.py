@@ -134,7 +134,7 @@ def test_every_figure_against_numpy_and_hugging_face(model, corpus):
 
 
 def report(**figures):
-    names = {field.name for field in fields(SAEReport)} - {"corpus", "n_tokens", "d_sae"}
+    names = {field.name for field in fields(SAEReport)} - {"corpus", "n_tokens", "d_sae", "sites"}
     return SAEReport(corpus="text", n_tokens=10, d_sae=8, **(dict.fromkeys(names, 0.0) | figures))
 
 
