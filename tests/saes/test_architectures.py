@@ -269,7 +269,37 @@ def test_training_recovers_a_known_dictionary(architecture):
     assert dictionary.recovered(trainer.folded().W_dec) >= 0.97
 
 
-@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "crosscoder"])
+def test_a_crosscoder_tells_shared_features_from_those_of_one_site():
+    """Of 60 features in two sites, ten are at the first alone and ten at the second alone, whose scale is five times
+    larger. All are found; a latent's decoder norms, in the scale of the sites, say where its feature is.
+    """
+    generator = torch.Generator().manual_seed(7)
+    first, second = (torch.randn(60, d, generator=generator) for d in (32, 24))
+    first, second = first / first.norm(dim=1, keepdim=True), 5 * second / second.norm(dim=1, keepdim=True)
+    first[10:20], second[:10] = 0, 0
+    features = torch.cat([first, second], 1)
+
+    def world(n):
+        scores = torch.rand(n, 60, generator=generator)
+        strengths = 1 + torch.rand(n, 3, generator=generator)
+        return torch.zeros_like(scores).scatter_(1, scores.topk(3).indices, strengths) @ features + 1
+
+    settings = config("crosscoder", d_sae=96, tokens=256 * 400, batch_size=256, lr=4e-3, l1_coefficient=0.5)
+    trainer = Trainer(settings, world(8192), {}, widths=(32, 24))
+    for _ in range(settings.steps):
+        trainer.step(world(256))
+    sae, per_scale = trainer.folded(), torch.tensor([1.0] * 32 + [0.2] * 24)
+    unit, true = ((rows * per_scale) / (rows * per_scale).norm(dim=1, keepdim=True) for rows in (sae.W_dec, features))
+    cosine, latent = (true @ unit.T).max(1)
+    assert cosine.min() > 0.95
+    here, there = (part.norm(dim=1)[latent] for part in sae.parts(unit))
+    share = here / (here + there)
+    assert share[:10].min() > 0.98
+    assert share[10:20].max() < 0.02
+    assert ((share[20:] > 0.4) & (share[20:] < 0.6)).all()
+
+
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "topk_transcoder", "crosscoder"])
 def test_several_sites_are_trained_on_side_by_side(architecture):
     """The second site is a linear map of the first, in another scale: most of its variance is explained."""
     dictionary = Dictionary(n_features=40, d_in=32)
