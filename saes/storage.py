@@ -1,6 +1,7 @@
 """SAEs on disk, in the format of SAELens 6: cfg.json and sae_weights.safetensors.
 
-`sae_lens.SAE.load_from_disk` opens what `save_sae` writes, and `load_sae` opens what SAELens writes.
+`sae_lens.SAE.load_from_disk` opens what `save_sae` writes, and `load_sae` opens what SAELens writes. Crosscoders and
+TopK transcoders have the same files, but SAELens does not know them.
 """
 
 import json

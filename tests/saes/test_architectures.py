@@ -309,7 +309,7 @@ def test_several_sites_are_trained_on_side_by_side(architecture):
         x = dictionary.rows(n)
         return torch.cat([x, x @ turn], 1)
 
-    settings = config(architecture, d_sae=64, tokens=256 * 200, batch_size=256, lr=4e-3, l1_coefficient=0.5)
+    settings = config(architecture, d_sae=64, k=8, tokens=256 * 200, batch_size=256, lr=4e-3, l1_coefficient=0.5)
     trainer = Trainer(settings, both(4096), {}, widths=(32, 20))
     for _ in range(settings.steps):
         trainer.step(both(256))

@@ -119,6 +119,23 @@ def test_training_leaves_a_directory_that_says_where_it_belongs(small, hooked, s
     assert [site.site for site in report.sites] == (list(STREAM) if len(fvus) > 1 else [])
 
 
+def test_a_transcoder_of_the_bundled_models_mlp(tmp_path):
+    """After 100,000 tokens, 16 of 512 latents stand for the third layer's MLP."""
+    config = TrainConfig(
+        site="blocks.2.ln2.hook_normalized",
+        out=tmp_path / "mlp",
+        architecture="topk_transcoder",
+        d_sae=512,
+        tokens=100_000,
+        eval_tokens=4_000,
+        device="cpu",
+    )
+    report = train(config).report
+    assert report.fvu < 0.15
+    assert report.l0 <= 16
+    assert report.loss_recovered > 0.8
+
+
 def test_the_commands(small, capsys):
     """From `sae train` to `sae eval`, whose figures are the report's, and to the comparison."""
     config = small()
