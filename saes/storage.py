@@ -103,7 +103,7 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
     if by_k and cfg["k"] > cfg["d_sae"]:
         raise DamagedFile(f"{path}: k must be at most d_sae ({cfg['d_sae']}), not {cfg['k']}")
     widths = cfg.get("widths") or ()
-    if architecture.endswith("crosscoder") and (len(widths) < 2 or sum(widths) != cfg["d_in"]):
+    if architecture.endswith("crosscoder") and not _are_widths(widths, cfg["d_in"]):
         raise DamagedFile(f"{path} must give the widths of two sites or more, which add up to d_in ({cfg['d_in']})")
     pursues = architecture == "matching_pursuit"
     return architecture, SAEConfig(
@@ -117,6 +117,12 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
         widths=tuple(widths),
         residual_threshold=cfg.get("residual_threshold", 1e-2) if pursues else 0.0,
     )
+
+
+def _are_widths(value: Any, total: int) -> bool:
+    """Whether this is a list of two widths or more that add up."""
+    whole = isinstance(value, list) and all(isinstance(width, int) and width > 0 for width in value)
+    return whole and len(value) > 1 and sum(value) == total
 
 
 def _fill(sae: SAE, tensors: dict[str, Tensor], path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
@@ -53,7 +53,9 @@ class Trainer:
         architecture = ARCHITECTURES[config.architecture]
         self.sae: SAE = architecture(architecture.shape(config, widths, metadata))
         self.sae.initialise((torch.cat(centres) * self.scale).cpu(), config.seed).to(sample.device)
-        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
+        self.sae.screened = config.screening
+        self._stored = {name: nn.Parameter(_as_stored(tensor.detach())) for name, tensor in self.sae.named_parameters()}
+        self.optimizer = torch.optim.Adam(self._stored.values(), lr=config.lr, fused=True)
         self.steps = 0
         self.tokens = 0
         self.last_fired = torch.zeros(config.d_sae, dtype=torch.int64, device=sample.device)
@@ -65,10 +67,13 @@ class Trainer:
         self._set_lr(self.config.lr * schedule(self.steps, self.config))
         scaled = rows.float() * self.scale
         step = self.sae.train_step(scaled, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
-        self.optimizer.zero_grad()
         step.loss.backward()
+        for name, parameter in self.sae.named_parameters():
+            self._stored[name].grad = _as_stored(parameter.grad)
         self._clip()
         self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sae.zero_grad()
         self.sae.constrain()
         self.steps += 1
         self.tokens += len(rows)
@@ -111,7 +116,7 @@ class Trainer:
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         moments = {
             f"optimizer.{name}.{key}": tensor
-            for name, parameter in self.sae.named_parameters()
+            for name, parameter in self._stored.items()
             for key, tensor in self.optimizer.state[parameter].items()
         }
         return own | weights | moments
@@ -122,9 +127,9 @@ class Trainer:
         self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
         self.sae.load_state_dict(_under("sae.", state))
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self._stored.items():
             moments = _under(f"optimizer.{name}.", state)
-            self.optimizer.state[parameter] = {key: _laid_out(moment, parameter) for key, moment in moments.items()}
+            self.optimizer.state[parameter] = {key: moment.to(parameter.device) for key, moment in moments.items()}
 
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
@@ -132,7 +137,7 @@ class Trainer:
 
     def _clip(self) -> None:
         """Have Adam's own pass over the gradients shorten them to the norm `clip`, where they are longer."""
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.sae.parameters()])
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self._stored.values()])
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp_min(1.0)
 
     def _set_lr(self, lr: float) -> None:
@@ -152,8 +157,6 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """The moment in memory as its parameter is, which fused Adam takes for granted; a step count as it is."""
-    if moment.shape != parameter.shape:
-        return moment.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
+def _as_stored(tensor: Tensor) -> Tensor:
+    """A view with the order of dimensions that memory has; fused Adam would copy any other to and fro."""
+    return tensor if tensor.is_contiguous() else tensor.T

@@ -93,7 +93,7 @@ def test_a_site_that_is_not_there(plan):
 )
 def test_training_leaves_a_directory_that_says_where_it_belongs(small, hooked, settings, metadata):
     """Named as SAELens names it; the weights take raw activations, and their error is that of the report."""
-    config = small(**settings, tokens=128 * 200, lr=3e-3, l1_coefficient=0.3)
+    config = small(**settings, tokens=128 * 120, lr=4e-3, l1_coefficient=0.3)
     report = train(config).report
     sae, model = load_sae(config.out), hooked("gpt2")
     assert {name: sae.cfg.metadata.get(name) for name in ("hook_name", "hook_name_out", "hook_names")} == {

@@ -156,6 +156,14 @@ def test_damage_is_named_in_one_line(damage, complaint, tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("widths", [None, [8], [5, 4], "53", [5.0, 3.0], [8, 0]])
+def test_a_crosscoder_must_say_what_belongs_to_each_site(widths, tmp_path):
+    save_sae(build("crosscoder"), tmp_path)
+    edit_cfg(tmp_path, widths=widths)
+    with pytest.raises(DamagedFile, match=r"must give the widths of two sites or more, which add up to d_in \(8\)"):
+        load_sae(tmp_path)
+
+
 def test_a_path_that_is_no_directory(tmp_path):
     with pytest.raises(DamagedFile, match="not the directory of an SAE"):
         load_sae(tmp_path / "nothing")
