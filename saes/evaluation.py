@@ -66,15 +66,14 @@ def evaluate(
     if not activity.n:
         raise CorpusError(f"{corpus.name} holds no text to measure on")
     each = {site: reconstruction.figures() for site, reconstruction in reconstructions.items()}
+    several = writes if len(writes) > 1 else ()
     return SAEReport(
         corpus=corpus.name,
         d_sae=sae.cfg.d_sae,
         **activity.figures(),
         **_mean(list(each.values())),
         **predictions[writes].figures(),
-        sites=tuple(
-            SiteReport(site=site, **each[site], **predictions[site,].figures()) for site in writes if len(writes) > 1
-        ),
+        sites=tuple(SiteReport(site=site, **each[site], **predictions[site,].figures()) for site in several),
     )
 
 

@@ -76,7 +76,7 @@ def test_lists_are_combined_and_runs_named_after_what_differs(sweep):
         ({"architecture": "tpok"}, "architecture must be one of topk"),
         ({"k": [0, 1]}, "k must be at least 1, not 0"),
         ({"out": None}, "does not say where the runs should go"),
-        ({"site": None}, "does not say where the activations come from"),
+        ({"site": ""}, "does not say where the activations come from"),
     ],
 )
 def test_what_makes_no_sense_is_refused(sweep, settings, complaint):
