@@ -3,7 +3,7 @@
 from workbench.cli.command import Command
 
 train = Command(
-    summary="Train a sparse autoencoder on the activations at one site of a model",
+    summary="Train a sparse autoencoder, a transcoder or a crosscoder on a model's activations",
     options="saes.config:TrainConfig",
     run="saes.console:train",
 )

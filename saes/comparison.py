@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from saes.route import Route
 from saes.run_directory import REPORT_FILE, SETTINGS_FILE
 from saes.storage import CONFIG_FILE
 from workbench.errors import DamagedFile, SettingError
@@ -127,7 +128,7 @@ def _settings(run: Path) -> dict[str, Any]:
         else:
             path = run / CONFIG_FILE
             saved = read_json(path)
-            settings = saved | {"site": (saved.get("metadata") or {}).get("hook_name") or ""}
+            settings = saved | {"site": str(Route.of(saved.get("metadata") or {}))}
         return {name: settings[name] for name in ("site", "architecture", "d_sae")}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise DamagedFile(f"{path} does not say what the SAE is") from None

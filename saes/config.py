@@ -20,42 +20,56 @@ Architecture = Literal[
     "matching_pursuit",
     "transcoder",
     "skip_transcoder",
+    "topk_transcoder",
+    "topk_skip_transcoder",
+    "batchtopk_transcoder",
+    "batchtopk_skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
     "crosscoder",
+    "batchtopk_crosscoder",
+    "jumprelu_crosscoder",
 ]
 USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit")
+"""What the names of the architectures that take k begin with."""
 DIVIDE_LATENTS = ("topk", "batchtopk", "jumprelu", "standard")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a sparse autoencoder on the activations at one site of a model.
+    """Train a sparse autoencoder on the activations at one site of a model, or a transcoder or crosscoder at several.
 
     The defaults follow Gao et al. 2024 (arXiv:2406.04093) for `topk` and Anthropic's April 2024 update
     (transformer-circuits.pub/2024/april-update) for `standard`.
     """
 
     site: str
-    """Where the activations come from, such as blocks.2.hook_resid_post."""
+    """Where the activations come from, such as blocks.2.hook_resid_post. A crosscoder reads all sites of a pattern
+    (blocks.*.hook_resid_post) or of a list with commas."""
     out: Path
     """Directory that will hold the SAE, config.yaml, metrics.jsonl, report.json and checkpoints."""
     model: str = "tinytown"
     """The bundled model (tinytown), a Hugging Face directory, or a Hugging Face id."""
     corpus: str | None = None
     """Text to train on: tinytown, a .txt, .jsonl or .parquet file, or a Hugging Face dataset. Default: tinytown."""
+    site_out: str | None = None
+    """transcoders: the site that is reconstructed from `site`. Default: the MLP's output, blocks.2.hook_mlp_out, where
+    `site` is its input, blocks.2.ln2.hook_normalized or blocks.2.hook_resid_mid."""
     architecture: Architecture = "topk"
     """How the SAE is made sparse. topk keeps the k largest latents of a token, batchtopk k on average over a batch,
     matryoshka does so for nested dictionaries; jumprelu learns a threshold for each latent; standard is a ReLU with an
     L1 penalty, gated one whose penalty does not shrink activations; matching_pursuit takes latents one by one.
-    transcoder, skip_transcoder and crosscoder are standard ones between sites, and need activations of several."""
+    transcoders reconstruct one site from another, with a linear map beside the latents where they skip, and crosscoders
+    several sites from all of them: sparse as their name begins, or else as standard is."""
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
-    """topk, batchtopk, matryoshka, matching_pursuit: how many latents may be active for one token."""
+    """topk, batchtopk and their kin, matryoshka, matching_pursuit: how many latents may be active for one token."""
     nested_widths: Sequence[int] = ()
     """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
-    """standard, gated, transcoders, crosscoder: weight of the L1 penalty, with activations scaled to lie sqrt(d_in)
-    from their centre on average; wide models bear more (Anthropic: 5)."""
+    """standard, gated, transcoder, skip_transcoder, crosscoder: weight of the L1 penalty, with activations scaled to
+    lie sqrt(d_in) from their centre on average; wide models bear more (Anthropic: 5)."""
     penalty: Literal["l0", "tanh"] = "l0"
     """jumprelu: what is penalised: the number of active latents (DeepMind), or the tanh of activations (Anthropic)."""
     l0_coefficient: float = 1.0
@@ -85,7 +99,7 @@ class TrainConfig:
     dead_after: int = 50_000
     """A latent that has not fired for so many tokens counts as dead, and is revived (topk and its kin, jumprelu)."""
     aux_coefficient: float = 1 / 32
-    """topk, batchtopk, matryoshka: weight of the auxiliary loss that has dead latents model what live
+    """topk, batchtopk and their kin, matryoshka: weight of the auxiliary loss that has dead latents model what live
     ones miss."""
     screening: bool = True
     """Look for active latents by an 8-bit product first, and compute in full what that leaves possible: the same
@@ -129,7 +143,7 @@ class TrainConfig:
         _require(self, "decay", 0 <= self.decay <= 1 - self.warm_up, "a fraction from 0 to 1 - warm_up")
         _require(self, "buffer", self.buffer >= self.batch_size, f"at least batch_size ({self.batch_size})")
         _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
-        if self.architecture in USE_K:
+        if self.architecture.startswith(USE_K):
             _require(self, "k", self.k <= self.d_sae, f"at most d_sae ({self.d_sae})")
         if self.overwrite and self.resume:
             raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
@@ -139,6 +153,8 @@ class TrainConfig:
         if self.architecture == "matryoshka":
             rising = all(a < b for a, b in pairwise((0, *self.inner_widths, self.d_sae)))
             _require(self, "nested_widths", rising, f"rising widths below d_sae ({self.d_sae})")
+        if self.site_out is not None and not self.architecture.endswith("transcoder"):
+            raise SettingError(f"site_out is for transcoders; {self.architecture} writes where it reads")
         if self.corpus is None and self.model != "tinytown":
             raise SettingError(f"corpus is needed: a text file or dataset for {self.model} to read")
 
@@ -175,7 +191,8 @@ class SweepConfig:
     """Train several SAEs on one pass over the model, each in a directory of its own, and compare them.
 
     The file holds options of `sae train`; one with a list of values is tried with each of them, in every combination.
-    Under `runs:` stand groups of options that belong together:
+    A site with a `*` means a run at each layer, but for crosscoders, which read them together. Under `runs:` stand
+    groups of options that belong together:
 
         out: runs/sweep
         site: blocks.2.hook_resid_post

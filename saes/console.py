@@ -14,7 +14,7 @@ from saes.comparison import Comparison, compare_runs
 from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
 from saes.judging.judgement import Judgement, judge
 from saes.judging.probing import read_labels
-from saes.parallel.joining import leads
+from saes.parallel.joining import device_here, leads
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
@@ -49,7 +49,9 @@ def train(config: TrainConfig) -> TrainResult | None:
 
 def sweep(config: SweepConfig) -> Comparison | None:
     """Train with a progress bar, write pareto.html and return the comparison. Interrupted, it does as `train` does."""
-    home, configs = read_sweep(config)
+    asked = read_sweep(config)
+    model = load_model(asked.model, device=device_here(asked.device))
+    configs, home = asked.configs(model.sites), asked.home
     total = configs[0].steps * configs[0].batch_size
     with _progress(f"training {len(configs)} SAEs", total) as (bar, task):
 
@@ -57,7 +59,7 @@ def sweep(config: SweepConfig) -> Comparison | None:
             best = min(one.fvu for one in metrics)
             bar.update(task, completed=metrics[0].tokens, note=f"best FVU {best:.3f}  {len(metrics)} SAEs")
 
-        results = training.train_together(configs, home, on_progress=show)
+        results = training.train_together(configs, home, model, on_progress=show)
     if not leads():
         return None
     if results[0].interrupted:
@@ -92,9 +94,9 @@ def evaluate(config: EvalConfig) -> Judgement:
     trained = sae.cfg.metadata
     name = config.model or trained.get("model_name")
     source = config.corpus or trained.get("dataset_path")
-    if not (name and source and sae.site):
-        missing = "its site" if not sae.site else "model" if not name else "corpus"
-        raise SettingError(f"{config.sae} does not say {missing}; give it as an option")
+    if not (name and source):
+        missing = "corpus" if name else "model"
+        raise SettingError(f"{config.sae} does not say which {missing} it was trained on; give --{missing}")
     model = load_model(name, device=config.device)
     if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
         print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)

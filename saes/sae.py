@@ -7,7 +7,7 @@ saved SAE says so in `metadata.exclude_special_tokens`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saes.config import TrainConfig
+from saes.route import Route, one_site
 from saes.selection import Among, Select, encode
 from saes.sparse import Code, Dense
 from saes.team import ALONE, Team
@@ -112,10 +113,24 @@ class SAE(nn.Module, ABC):
         """The shape of an SAE to be trained as `config` says on rows that hold `widths` values from each site."""
         return SAEConfig(sum(widths), config.d_sae, metadata=metadata)
 
+    @classmethod
+    def plan(cls, config: TrainConfig, known: Sequence[str]) -> Route:
+        """Where an SAE to be trained as `config` says reads and writes in a model that has the sites `known`.
+
+        Raises `UnknownSite`, and `SettingError` for sites that make no sense.
+        """
+        site = one_site(config.site, known, cls.architecture)
+        return Route((site,), (site,))
+
+    @property
+    def route(self) -> Route:
+        """Where in the model the SAE belongs; empty as far as its file did not say."""
+        return Route.of(self.cfg.metadata)
+
     @property
     def site(self) -> str:
-        """Where in the model the SAE belongs; empty if its file did not say."""
-        return self.cfg.metadata.get("hook_name") or ""
+        """The route in words: for an autoencoder the name of its site, and empty if that is not known."""
+        return str(self.route)
 
     @abstractmethod
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
@@ -139,6 +154,10 @@ class SAE(nn.Module, ABC):
     def split(self, rows: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor]:
         """The part of training rows to read, and the part to reconstruct: for an autoencoder the same."""
         return rows, rows
+
+    def parts(self, written: Float[Tensor, "... d_out"]) -> tuple[Tensor, ...]:
+        """Columns of a reconstruction, or of `W_dec`: a part for each site written."""
+        return (written,)
 
     def train_step(self, rows: Float[Tensor, "rows width"], config: TrainConfig, signals: Signals) -> Step:
         """The loss of a batch (in the scale of `norm_scale`), with gradients to every parameter.
@@ -231,9 +250,14 @@ class SAE(nn.Module, ABC):
         self.b_enc.mul_(norms)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How much of a training row belongs to each site."""
+        return (self.cfg.d_in,)
+
+    @property
     def width(self) -> int:
         """The width of a training row."""
-        return self.cfg.d_in
+        return sum(self.widths)
 
 
 def squared_error(reconstruction: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"]) -> Float[Tensor, ""]:

@@ -1,17 +1,23 @@
 """Training: activations stream in, an SAE and the record of how it came about go out."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from saes.architectures import ARCHITECTURES
 from saes.checkpoints import Checkpoints, read_facts
 from saes.config import TrainConfig
-from saes.evaluation import SAEReport, evaluate
+from saes.evaluation import evaluate
 from saes.interrupt import Interrupt
 from saes.parallel.joining import joined
+from saes.report import SAEReport
+from saes.route import Route
 from saes.run_directory import RunDirectory
 from saes.storage import load_sae
 from saes.team import Team
@@ -23,7 +29,6 @@ from workbench.corpus import Corpus, open_corpus
 from workbench.errors import CorpusError, SettingError, TrainingError
 from workbench.files import held
 from workbench.model import HookedModel, load_model
-from workbench.sites import expand
 
 STATISTICS_ROWS = 16_384
 """Activations from which the input's scale and the decoder's bias are estimated."""
@@ -120,15 +125,17 @@ def _train_in(
             checkpoints.remove()
         return [_complete(directory) for directory in directories]
     model = model or load_model(shared.model, device=team.device_of(shared.device))
-    configs = [replace(config, site=_single_site(config.site, model)) for config in configs]
+    routes = [ARCHITECTURES[config.architecture].plan(config, model.sites) for config in configs]
+    configs = [_explicit(config, route) for config, route in zip(configs, routes, strict=True)]
     if corpus is None:
         corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
         held_out = open_held_out(shared.corpus_name, model, shared.context)
     last = checkpoints.last() if shared.resume else None
     if last:
         _check_same(last, configs, directories, model, corpus)
-    with closing(_stream(configs, model, corpus, team)) as stream:
-        runs = _runs(configs, directories, home, stream, model, corpus, team)
+    sites = [site for route in routes for site in route.sites]
+    with closing(_stream(configs[0], sites, model, corpus, team)) as stream:
+        runs = _runs(configs, routes, directories, home, stream, model, corpus, team)
         ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
         if team.leads:
             home.mkdir(parents=True, exist_ok=True)
@@ -140,13 +147,21 @@ def _train_in(
             raise TrainingError(_stopped(error, checkpoints)) from None
 
 
-def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus, team: Team) -> ActivationStream:
-    shared = configs[0]
+def _explicit(config: TrainConfig, route: Route) -> TrainConfig:
+    """The configuration with the names of its sites spelt out; a crosscoder's pattern says as much as its sites."""
+    if len(route.reads) > 1:
+        return config
+    return replace(config, site=route.reads[0], site_out=None if route.writes == route.reads else route.writes[0])
+
+
+def _stream(
+    shared: TrainConfig, sites: Sequence[str], model: HookedModel, corpus: Corpus, team: Team
+) -> ActivationStream:
     model, relay = team.share(model)
     return shuffled_activations(
         model,
         corpus,
-        [config.site for config in configs],
+        sites,
         rows_per_step=shared.batch_size,
         buffer_rows=shared.buffer,
         n_tokens=shared.steps * shared.batch_size,
@@ -159,6 +174,7 @@ def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus, 
 
 def _runs(
     configs: Sequence[TrainConfig],
+    routes: Sequence[Route],
     directories: Sequence[RunDirectory],
     home: Path,
     stream: ActivationStream,
@@ -170,11 +186,22 @@ def _runs(
     if not len(sample):
         raise TrainingError("the corpus gave no activations to train on; it holds too little text")
     runs = []
-    for config, directory in zip(configs, directories, strict=True):
-        columns = stream.columns(config.site)
-        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus), team=team)
+    for config, route, directory in zip(configs, routes, directories, strict=True):
+        columns, widths = _columns(stream, route, sample.device)
+        trainer = Trainer(config, sample[:, columns], metadata_of(config, route, model, corpus), widths, team)
         runs.append(TrainingRun(directory.path.relative_to(home).as_posix(), trainer, directory, columns))
     return runs
+
+
+def _columns(
+    stream: ActivationStream, route: Route, device: torch.device
+) -> tuple[slice | Int[Tensor, " width"], tuple[int, ...]]:
+    """Where in a row the activations at the sites of a route lie, and how wide each is."""
+    parts = [stream.columns(site) for site in route.sites]
+    widths = tuple(part.stop - part.start for part in parts)
+    if len(parts) == 1:
+        return parts[0], widths
+    return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts]), widths
 
 
 def _train(
@@ -224,10 +251,7 @@ def _complete(directory: RunDirectory) -> TrainResult:
     """The result of a run that was completed before, from its files."""
     saved = directory.read_report()
     done = {name: saved["training"][name] for name in ("steps", "tokens", "seconds")}
-    report = None
-    if "fvu" in saved:
-        figures = {field.name: saved[field.name] for field in fields(SAEReport)}
-        report = SAEReport(**{name: math.nan if value is None else value for name, value in figures.items()})
+    report = SAEReport.from_dict(saved) if "fvu" in saved else None
     return TrainResult(directory.path, **done, interrupted=False, report=report, failed=saved.get("failed"))
 
 
@@ -268,10 +292,9 @@ def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
         return corpus
 
 
-def metadata_of(config: TrainConfig, model: HookedModel, corpus: Corpus) -> dict[str, Any]:
+def metadata_of(config: TrainConfig, route: Route, model: HookedModel, corpus: Corpus) -> dict[str, Any]:
     """What SAELens and its readers look for beside the weights, and how the SAE was trained."""
-    return {
-        "hook_name": config.site,
+    return route.metadata() | {
         "hook_head_index": None,
         "model_name": config.model,
         "model_class_name": "TransformerBridge",
@@ -284,10 +307,3 @@ def metadata_of(config: TrainConfig, model: HookedModel, corpus: Corpus) -> dict
         "training_tokens": config.tokens,
         "seed": config.seed,
     }
-
-
-def _single_site(pattern: str, model: HookedModel) -> str:
-    sites = expand(pattern, model.sites)
-    if len(sites) > 1:
-        raise SettingError(f"site must name one place, and {pattern} names {len(sites)}: {sites[0]}, {sites[1]}…")
-    return sites[0]

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saes.run_directory import METRICS_FILE, MetricsLog, RunDirectory
@@ -14,7 +14,9 @@ from workbench.errors import TrainingError
 class TrainingRun:
     """A trainer, its directory, and the columns of a row of activations that it reads."""
 
-    def __init__(self, name: str, trainer: Trainer, directory: RunDirectory, columns: slice) -> None:
+    def __init__(
+        self, name: str, trainer: Trainer, directory: RunDirectory, columns: slice | Int[Tensor, " width"]
+    ) -> None:
         self.name, self.trainer, self.directory, self.columns = name, trainer, directory, columns
         self.seconds = 0.0
         """Time spent in its own steps."""

@@ -4,6 +4,7 @@ Source: Bussmann et al. 2024, arXiv:2412.06410.
 """
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ class BatchTopK(TopK):
     """
 
     architecture = "batchtopk"
+    used_as: ClassVar[type[SAE]] = JumpReLU
 
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__(cfg)
@@ -45,6 +47,6 @@ class BatchTopK(TopK):
     def for_use(self) -> SAE:
         trained_as = {"training_architecture": self.architecture}
         cfg = replace(self.cfg, k=None, metadata=dict(self.cfg.metadata) | trained_as)
-        copy = self._copy_as(JumpReLU, cfg)
+        copy = self._copy_as(self.used_as, cfg)
         copy.threshold.copy_(self.topk_threshold / self.norms().clamp_min(torch.finfo(self.W_dec.dtype).tiny))
         return copy

@@ -46,6 +46,11 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name or "cpu")
 
 
+def device_here(name: str | None) -> torch.device | str | None:
+    """The device for a process that has not joined its team yet: what an option names, if it will have none."""
+    return device_of(name) if dist.is_torchelastic_launched() else name
+
+
 def leads() -> bool:
     """Whether this process will lead its team, asked before there is one."""
     return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
