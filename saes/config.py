@@ -233,6 +233,75 @@ class EvalConfig:
         _require(self, "context", self.context is None or self.context >= 2, "at least 2")
 
 
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a sparse autoencoder on what the model makes of its reconstructions.
+
+    The SAE is spliced into the frozen model, and learns to leave the model's predictions as they were. A short run at
+    the end of training closes much of the gap in loss (Karvonen 2025, arXiv:2503.17272; after Braun et al. 2024,
+    arXiv:2405.12241). How many latents fire is held where it was.
+    """
+
+    sae: Positional[Path]
+    """Directory of the SAE to begin with, in SAELens format; it is left as it is."""
+    out: Path
+    """Directory that will hold the fine-tuned SAE, config.yaml, metrics.jsonl, report.json and checkpoints."""
+    loss: Literal["kl", "ce"] = "kl"
+    """kl: the divergence of the model's predictions from those it makes without the SAE; ce: the cross-entropy of the
+    next token."""
+    reconstruction_weight: float = 1.0
+    """How much the reconstruction error counts beside that loss, which is scaled to be as large; 0: not at all."""
+    tokens: int = 500_000
+    """How many tokens to read; a corpus that is shorter is read again."""
+    batch_size: int = 4096
+    """Tokens per step. Memory grows with it times the model's vocabulary."""
+    lr: float = 5e-4
+    """Learning rate of Adam at the first step, from where it falls linearly to zero. (Karvonen: 5e-5, over 25 million
+    tokens.)"""
+    model: str | None = None
+    """The model to splice it into; default: the one it was trained on."""
+    corpus: str | None = None
+    """The text to train on; default: the one it was trained on."""
+    context: int | None = None
+    """Tokens per sequence; default: as in training."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
+    eval_tokens: int = 50_000
+    """Held-out tokens that the SAE is measured on, as it was and as it is then."""
+    seed: int = 1
+    """Seeds the order of the corpus; 0, which training has by default, would read the same contexts first."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: the best one there is."""
+    overwrite: bool = False
+    """Replace the run in `out`."""
+    resume: bool = False
+    """Go on with the run in `out` where it was stopped; begin it if nothing was saved yet. Only out, device,
+    checkpoint_every and eval_tokens may be changed."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_size", "log_every", "eval_tokens"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("checkpoint_every", "reconstruction_weight", "seed"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
+        _require(self, "context", self.context is None or self.context >= 2, "at least 2")
+        _require(self, "lr", self.lr > 0, "above 0")
+        if self.overwrite and self.resume:
+            raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
+        if self.out.resolve() == self.sae.resolve():
+            raise SettingError(f"out is the directory of the SAE itself, {self.sae}; choose another")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
+        return asdict(self) | {"sae": str(self.sae), "out": str(self.out), "overwrite": False, "resume": False}
+
+
 def _require(config: object, name: str, holds: bool, wanted: str) -> None:
     if not holds:
         raise SettingError(f"{name} must be {wanted}, not {getattr(config, name)}")

@@ -5,8 +5,8 @@ they are both when the SAE is spliced in and when the site is zeroed. See `saes.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -85,6 +85,12 @@ class SAEReport:
         figures = asdict(self) | {name: getattr(self, name) for name in derived}
         return {name: None if value != value else value for name, value in figures.items()}
 
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> "SAEReport":
+        """The report that `to_dict` made these figures of."""
+        own = {field.name: figures[field.name] for field in fields(cls)}
+        return cls(**{name: math.nan if value is None else value for name, value in own.items()})
+
     def rows(self) -> list[tuple[str, str, str]]:
         """(name, value, remark) of every line of the table."""
         return [
@@ -138,8 +144,8 @@ def evaluate(
         if rows.shape[1] != sae.cfg.d_in:
             raise SettingError(f"the SAE takes {sae.cfg.d_in} dimensions, and {site} of this model has {rows.shape[1]}")
         reconstruction.add(rows)
-        spliced = model.run(tokens, edits=[splice(site, _on_text(sae, keep))])
-        zeroed = model.run(tokens, edits=[splice(site, _on_text(torch.zeros_like, keep))])
+        spliced = model.run(tokens, edits=[splice(site, on_text(sae, keep))])
+        zeroed = model.run(tokens, edits=[splice(site, on_text(torch.zeros_like, keep))])
         prediction.add(tokens, keep, clean.logits, spliced.logits, zeroed.logits)
         if on_progress:
             on_progress(reconstruction.n)
@@ -150,7 +156,7 @@ def evaluate(
     return SAEReport(corpus=corpus.name, d_sae=sae.cfg.d_sae, **reconstruction.figures(), **prediction.figures())
 
 
-def _on_text(replacement: Callable[[Tensor], Tensor], keep: Bool[Tensor, "batch pos"]) -> Callable[[Tensor], Tensor]:
+def on_text(replacement: Callable[[Tensor], Tensor], keep: Bool[Tensor, "batch pos"]) -> Callable[[Tensor], Tensor]:
     """`replacement` for the activations at kept positions; the others pass through."""
 
     def module(activation: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch pos *rest"]:
@@ -159,6 +165,13 @@ def _on_text(replacement: Callable[[Tensor], Tensor], keep: Bool[Tensor, "batch 
         return rows.index_put((keep,), replaced).view_as(activation)
 
     return module
+
+
+def of_text(
+    logits: Float[Tensor, "batch pos d_vocab"], keep: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "prediction d_vocab"]:
+    """Log-probabilities where the next token is text."""
+    return logits[:, :-1][keep[:, 1:]].float().log_softmax(-1)
 
 
 class _Reconstruction:
@@ -213,7 +226,7 @@ class _Prediction:
 
     def add(self, tokens: Int[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"], *logits: Tensor) -> None:
         target = tokens[:, 1:][keep[:, 1:]]
-        clean, *edited = (one[:, :-1][keep[:, 1:]].float().log_softmax(-1) for one in logits)
+        clean, *edited = (of_text(one, keep) for one in logits)
         self.n += len(target)
         for i, log_probs in enumerate((clean, *edited)):
             self.ce[i] += F.nll_loss(log_probs, target, reduction="sum").item()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
+from saes.moments import moments, restore_moments, under
 from saes.sae import SAE, Signals, Step, geometric_median, norm_scale, normalized_error
 from workbench.errors import TrainingError
 
@@ -109,22 +110,15 @@ class Trainer:
             "last_fired": self.last_fired,
         }
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        moments = {
-            f"optimizer.{name}.{key}": tensor
-            for name, parameter in self.sae.named_parameters()
-            for key, tensor in self.optimizer.state[parameter].items()
-        }
-        return own | weights | moments
+        return own | weights | moments(self.sae, self.optimizer)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a trainer with the same configuration, to the same bits."""
         self.steps, self.tokens = (state[name].item() for name in ("steps", "tokens"))
         self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
-        self.sae.load_state_dict(_under("sae.", state))
-        for name, parameter in self.sae.named_parameters():
-            moments = _under(f"optimizer.{name}.", state)
-            self.optimizer.state[parameter] = {key: _laid_out(moment, parameter) for key, moment in moments.items()}
+        self.sae.load_state_dict(under("sae.", state))
+        restore_moments(self.sae, self.optimizer, state)
 
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
@@ -146,14 +140,3 @@ def schedule(step: int, config: TrainConfig) -> float:
     up = (step + 1) / rise if rise else 1.0
     down = (config.steps - step) / fall if fall else 1.0
     return min(1.0, up, down)
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """The moment in memory as its parameter is, which fused Adam takes for granted; a step count as it is."""
-    if moment.shape != parameter.shape:
-        return moment.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(moment)

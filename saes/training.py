@@ -1,13 +1,12 @@
 """Training: activations stream in, an SAE and the record of how it came about go out."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saes.checkpoints import Checkpoints, read_facts
+from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
 from saes.evaluation import SAEReport, evaluate
 from saes.interrupt import Interrupt
@@ -112,7 +111,7 @@ def train_together(
             with held(home):
                 return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
         except OSError as error:
-            raise TrainingError(_stopped(error, checkpoints)) from None
+            raise TrainingError(checkpoints.stopped(error)) from None
 
 
 def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) -> ActivationStream:
@@ -191,10 +190,7 @@ def _complete(directory: RunDirectory) -> TrainResult:
     """The result of a run that was completed before, from its files."""
     saved = directory.read_report()
     done = {name: saved["training"][name] for name in ("steps", "tokens", "seconds")}
-    report = None
-    if "fvu" in saved:
-        figures = {field.name: saved[field.name] for field in fields(SAEReport)}
-        report = SAEReport(**{name: math.nan if value is None else value for name, value in figures.items()})
+    report = SAEReport.from_dict(saved) if "fvu" in saved else None
     return TrainResult(directory.path, **done, interrupted=False, report=report, failed=saved.get("failed"))
 
 
@@ -212,17 +208,7 @@ def _check_same(
     """Raises `SettingError` if a checkpoint comes from other settings, another model or another corpus."""
     for directory, config in zip(directories, configs, strict=True):
         directory.check(config)
-    begun, now, home = read_facts(checkpoint), _origin(model, corpus), checkpoint.parent.parent
-    for what, name in (("model", configs[0].model), ("corpus", configs[0].corpus_name)):
-        if begun[f"{what}_fingerprint"] != now[f"{what}_fingerprint"]:
-            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
-
-
-def _stopped(error: OSError, checkpoints: Checkpoints) -> str:
-    what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
-    last = checkpoints.last()
-    kept = f"the run is kept up to {last.name}" if last else "no checkpoint had been written"
-    return f"{what}; {kept}, and can be resumed"
+    check_origin(checkpoint, {"model": configs[0].model, "corpus": configs[0].corpus_name}, _origin(model, corpus))
 
 
 def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
