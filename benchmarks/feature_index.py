@@ -15,13 +15,11 @@ PyPI. `--wide` instead indexes SAEs of 16,384 and 65,536 latents at d_in 768, ou
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from harvest import word_tokenizer
+from support.pairs import Comparison, figures, report, timed
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from saes.architectures import ARCHITECTURES
@@ -46,18 +45,6 @@ VOCABULARY, CONTEXT, CONTEXTS, K, MINIBATCH = 1200, 128, 128, 32, 64
 SITE = "blocks.2.hook_resid_post"
 TOLERANCE = 2e-3
 """SAEDashboard rounds activations to 3 or 4 decimals."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    name: str
-    ours: float
-    peer: float
-    ratio: float
-    equal: bool
-
-    def __str__(self) -> str:
-        return f"{self.name}: ours {self.ours:.4g}, peer {self.peer:.4g}, ratio {self.ratio:.1f}, equal: {self.equal}"
 
 
 def main() -> None:
@@ -82,8 +69,7 @@ def main() -> None:
         peer = options.peer or environment()
         prepare(Path(folder), d_model=128, d_sae=1024)
         for comparison in compare(Path(folder), peer, options.rounds, options.latents):
-            print(json.dumps(asdict(comparison)) if options.json else comparison, flush=True)
-            assert comparison.equal, f"{comparison.name}: the sides computed different things"
+            report(comparison, options.json)
 
 
 def compare(folder: Path, peer: Path, rounds: int, n_latents: int) -> list[Comparison]:
@@ -100,9 +86,7 @@ def compare(folder: Path, peer: Path, rounds: int, n_latents: int) -> list[Compa
     for what in ("seconds", "bytes"):
         ours = [result["ours"][what] / result["ours"]["latents"] for result in results]
         theirs = [result["peer"][what] / n_latents for result in results]
-        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-        name = f"index, {what} a latent"
-        comparisons.append(Comparison(name, statistics.median(ours), statistics.median(theirs), ratio, equal))
+        comparisons.append(Comparison(f"index, {what} a latent", **figures(ours, theirs), equal=equal))
     return comparisons
 
 
@@ -133,9 +117,8 @@ def same(ours: dict[str, Any], peer: dict[str, Any], n_latents: int) -> bool:
 def index(folder: Path) -> dict[str, Any]:
     """Our side: index all latents, then say what was found."""
     model, sae, corpus = load_model(folder / "model"), load_sae(folder / "sae"), open_words(folder)
-    start = time.process_time()
-    found = build_index(sae, model, corpus, n_tokens=CONTEXTS * CONTEXT, out=folder / "sae")
-    seconds = time.process_time() - start
+    build = lambda: build_index(sae, model, corpus, n_tokens=CONTEXTS * CONTEXT, out=folder / "sae")  # noqa: E731
+    found, seconds = timed(build)
     rows = {context.tobytes(): number for number, context in enumerate(np.load(folder / "tokens.npy"))}
     records = found.latents(0, sae.cfg.d_sae)
     top = {

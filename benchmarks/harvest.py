@@ -10,17 +10,16 @@ over rounds, and as the ratio the median of peer time / our time (above 1: ours 
 import argparse
 import copy
 import json
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from support.pairs import Comparison, figures, in_turn, report
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -49,20 +48,6 @@ class Case:
     @property
     def rows(self) -> int:
         return self.batches * self.batch_size * CONTEXT
-
-
-@dataclass(frozen=True)
-class Comparison:
-    name: str
-    ours: float
-    """Seconds a round, median."""
-    peer: float
-    ratio: float
-    equal: bool
-
-    def __str__(self) -> str:
-        times = f"ours {self.ours:.3f} s, peer {self.peer:.3f} s"
-        return f"{self.name}: {times}, ratio {self.ratio:.2f}, equal: {self.equal}"
 
 
 CASES = (
@@ -100,8 +85,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     for case in CASES:
         for comparison in compare(case, options.rounds):
-            print(json.dumps(asdict(comparison)) if options.json else comparison, flush=True)
-            assert comparison.equal, f"{comparison.name}: the sides computed different things"
+            report(comparison, options.json)
 
 
 def compare(case: Case, rounds: int) -> Iterator[Comparison]:
@@ -138,20 +122,9 @@ def compare(case: Case, rounds: int) -> Iterator[Comparison]:
 
 
 def race(name: str, ours: Callable, peer: Callable, equal: bool, rounds: int) -> Comparison:
-    times: list[tuple[float, float]] = []
-    for i in range(rounds + 1):
-        order = (ours, peer) if i % 2 else (peer, ours)
-        seconds = {side: timed(side) for side in order}
-        times.append((seconds[ours], seconds[peer]))
-    ours_times, peer_times = zip(*times[1:], strict=True)  # the first round warms up
-    ratio = statistics.median(b / a for a, b in times[1:])
-    return Comparison(name, statistics.median(ours_times), statistics.median(peer_times), ratio, equal)
-
-
-def timed(work: Callable) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    seconds = [in_turn({"ours": ours, "peer": peer}, turn)[1] for turn in range(rounds + 1)]
+    warm = seconds[1:]
+    return Comparison(name, **figures([s["ours"] for s in warm], [s["peer"] for s in warm]), equal=equal)
 
 
 def truncated(hf: PreTrainedModel, depth: int) -> Callable[[Tensor], Tensor]:

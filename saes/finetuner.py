@@ -167,11 +167,11 @@ class Finetuner:
         """What `restore` needs, as tensors to save."""
         own = {"steps": torch.tensor(self.steps), "tokens": torch.tensor(self.tokens)}
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        return own | weights | moments(self.sae, self.optimizer) | self.hold.state()
+        return own | weights | moments(self._learnt, self.optimizer) | self.hold.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a fine-tuner with the same configuration."""
         self.steps, self.tokens = (state[name].item() for name in ("steps", "tokens"))
         self.sae.load_state_dict(under("sae.", state))
-        restore_moments(self.sae, self.optimizer, state)
+        restore_moments(self._learnt, self.optimizer, state)
         self.hold.restore(state)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saes.config import TrainConfig
-from saes.selection import encode
+from saes.selection import Select, encode
 from saes.sparse import Code, Dense
 
 
@@ -96,6 +96,8 @@ class SAE(nn.Module, ABC):
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.screened = False
+        """Whether the encoder looks only where 8-bit bounds say that active latents can be: see `saes.screening`."""
         d_out = cfg.d_out or cfg.d_in
         self.W_enc = nn.Parameter(torch.zeros(cfg.d_sae, cfg.d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
@@ -159,8 +161,11 @@ class SAE(nn.Module, ABC):
         """What is subtracted from the input."""
         return self.b_dec if self.cfg.apply_b_dec_to_input else None
 
-    def pre_activations(self, x: Float[Tensor, "rows d_in"], select: Any) -> Code | Dense:
-        return encode(x, self.centre, self.W_enc, self.b_enc, select)
+    def pre_activations(
+        self, x: Float[Tensor, "rows d_in"], select: Select, bias: Float[Tensor, " d_sae"] | None = None
+    ) -> Code | Dense:
+        """The selected of (x - centre) @ W_enc + bias; the bias is `b_enc` unless it is given."""
+        return encode(x, self.centre, self.W_enc, self.b_enc if bias is None else bias, select, self.screened)
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         return self.W_dec.norm(dim=1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
@@ -54,7 +54,9 @@ class Trainer:
         architecture = ARCHITECTURES[config.architecture]
         self.sae: SAE = architecture(architecture.shape(config, widths, metadata))
         self.sae.initialise((torch.cat(centres) * self.scale).cpu(), config.seed).to(sample.device)
-        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=config.lr, fused=True)
+        self.sae.screened = config.screening
+        self._stored = {name: nn.Parameter(_as_stored(tensor.detach())) for name, tensor in self.sae.named_parameters()}
+        self.optimizer = torch.optim.Adam(self._stored.values(), lr=config.lr, fused=True)
         self.steps = 0
         self.tokens = 0
         self.last_fired = torch.zeros(config.d_sae, dtype=torch.int64, device=sample.device)
@@ -66,10 +68,13 @@ class Trainer:
         self._set_lr(self.config.lr * schedule(self.steps, self.config))
         scaled = rows.float() * self.scale
         step = self.sae.train_step(scaled, self.config, Signals(self.dead.nonzero()[:, 0], self._sparsity()))
-        self.optimizer.zero_grad()
         step.loss.backward()
+        for name, parameter in self.sae.named_parameters():
+            self._stored[name].grad = _as_stored(parameter.grad)
         self._clip()
         self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sae.zero_grad()
         self.sae.constrain()
         self.steps += 1
         self.tokens += len(rows)
@@ -110,7 +115,7 @@ class Trainer:
             "last_fired": self.last_fired,
         }
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        return own | weights | moments(self.sae, self.optimizer)
+        return own | weights | moments(self._stored, self.optimizer)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a trainer with the same configuration, to the same bits."""
@@ -118,7 +123,7 @@ class Trainer:
         self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
         self.sae.load_state_dict(under("sae.", state))
-        restore_moments(self.sae, self.optimizer, state)
+        restore_moments(self._stored, self.optimizer, state)
 
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
@@ -126,7 +131,7 @@ class Trainer:
 
     def _clip(self) -> None:
         """Have Adam's own pass over the gradients shorten them to the norm `clip`, where they are longer."""
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.sae.parameters()])
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self._stored.values()])
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp_min(1.0)
 
     def _set_lr(self, lr: float) -> None:
@@ -140,3 +145,8 @@ def schedule(step: int, config: TrainConfig) -> float:
     up = (step + 1) / rise if rise else 1.0
     down = (config.steps - step) / fall if fall else 1.0
     return min(1.0, up, down)
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """A view with the order of dimensions that memory has; fused Adam would copy any other to and fro."""
+    return tensor if tensor.is_contiguous() else tensor.T

@@ -12,7 +12,7 @@ from torch import Tensor
 from saes.architectures.jumprelu import JumpReLU
 from saes.architectures.topk import TopK
 from saes.sae import SAE, SAEConfig
-from saes.selection import above, batch_top_k
+from saes.selection import Above, batch_top_k
 from saes.sparse import Code, Dense
 
 THRESHOLD_RATE = 0.01
@@ -33,11 +33,11 @@ class BatchTopK(TopK):
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         norms = self.norms().detach()
         if self.training:
-            pre, least = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms)
+            pre, least = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms, self.screened)
             with torch.no_grad():
                 self.topk_threshold.lerp_(least.double(), THRESHOLD_RATE)
         else:
-            pre = self.pre_activations(x, above(self.topk_threshold / norms, 1.0))
+            pre = self.pre_activations(x, Above(self.topk_threshold / norms, 1.0))
         return pre, pre.with_values(pre.values.relu())
 
     def for_use(self) -> SAE:

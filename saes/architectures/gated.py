@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saes.config import TrainConfig
 from saes.sae import SAE, Forward, SAEConfig, Signals, squared_error
-from saes.selection import above, encode
+from saes.selection import Above
 from saes.sparse import Code, Dense
 
 
@@ -27,7 +27,7 @@ class Gated(SAE):
         self.b_gate, self.b_mag, self.r_mag = (nn.Parameter(torch.zeros(cfg.d_sae)) for _ in range(3))
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
-        gate = encode(x, self.centre, self.W_enc, self.b_gate, above(0.0))
+        gate = self.pre_activations(x, Above(0.0), self.b_gate)
         shared = gate.values - gate.at(self.b_gate)
         magnitude = (shared * gate.at(self.r_mag).exp() + gate.at(self.b_mag)).relu()
         return gate, gate.with_values(magnitude * (gate.values > 0))

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from saes.config import TrainConfig
 from saes.sae import SAE, Forward, SAEConfig, Signals
-from saes.selection import above
+from saes.selection import Above
 from saes.sparse import Code, Dense
 
 TANH_SCALE = 4.0
@@ -41,7 +41,7 @@ class JumpReLU(SAE):
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         bandwidth = self.cfg.bandwidth
-        pre = self.pre_activations(x, above(self.threshold.detach() - bandwidth / 2))
+        pre = self.pre_activations(x, Above(self.threshold.detach() - bandwidth / 2))
         return pre, pre.with_values(jump(pre.values, pre.at(self.threshold), bandwidth, self.cfg.through))
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from saes.config import TrainConfig
 from saes.sae import SAE, Forward, Signals
-from saes.selection import above
+from saes.selection import Above
 from saes.sparse import Code, Dense
 
 
@@ -15,7 +15,7 @@ class Standard(SAE):
     architecture = "standard"
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
-        pre = self.pre_activations(x, above(0.0))
+        pre = self.pre_activations(x, Above(0.0))
         return pre, pre.with_values(pre.values.relu())
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saes.config import TrainConfig
 from saes.sae import SAE, Forward, SAEConfig, Signals
-from saes.selection import encode, top_k
+from saes.selection import Largest, encode
 from saes.sparse import Code, Dense
 
 
@@ -32,7 +32,7 @@ class TopK(SAE):
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         norms = self.norms().detach() if self.cfg.by_norm else None
-        pre = self.pre_activations(x, top_k(int(self.cfg.k), norms))
+        pre = self.pre_activations(x, Largest(int(self.cfg.k), norms))
         return pre, pre.with_values(pre.values.relu())
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""] | float:
@@ -50,7 +50,7 @@ class TopK(SAE):
         The decoder's bias takes no part: the error has none. Source: Gao et al. 2024, appendix A.2.
         """
         k = min(len(dead), max(1, self.cfg.d_in // 2))
-        select = top_k(k, self.norms().detach()[dead])
+        select = Largest(k, self.norms().detach()[dead])
         code = encode(x, self.centre, self.W_enc[:, dead], self.b_enc[dead], select)
         modelled = code.with_values(code.values.relu()).decode(self.W_dec[dead])
         return (modelled - error).square().sum() / error.square().sum().clamp_min(torch.finfo(error.dtype).tiny)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saes.selection import above, batch_top_k, encode, top_k
+from saes.selection import Above, Largest, batch_top_k, encode
 
 ROWS, D_IN, D_SAE, K = 37, 12, 50, 5
 
@@ -36,7 +36,7 @@ THRESHOLDS = torch.linspace(-0.5, 1.0, D_SAE, dtype=torch.float64)
 def choose(name, x, centre, W_enc, b_enc):
     if name == "batch top k":
         return batch_top_k(x, centre, W_enc, b_enc, K, NORMS)[0]
-    select = {"top k": top_k(K), "top k by norm": top_k(K, NORMS), "above": above(THRESHOLDS, 1.0)}[name]
+    select = {"top k": Largest(K), "top k by norm": Largest(K, NORMS), "above": Above(THRESHOLDS, 1.0)}[name]
     return encode(x, centre, W_enc, b_enc, select)
 
 
@@ -78,13 +78,13 @@ def test_codes_and_gradients_equal_dense_autograd(name, weights, x):
 
 
 def test_rows_may_be_empty(weights, x):
-    code = encode(x, None, weights["W_enc"], weights["b_enc"], above(2.0))
+    code = encode(x, None, weights["W_enc"], weights["b_enc"], Above(2.0))
     lengths = code.pattern.offsets.diff()
     assert lengths.min() == 0 < lengths.max()
     out = code.decode(weights["W_dec"])
     assert out[lengths == 0].abs().max() == 0
     torch.testing.assert_close(out, code.to_dense() @ weights["W_dec"])
-    silent = encode(x, None, weights["W_enc"], weights["b_enc"], above(1e9)).decode(weights["W_dec"])
+    silent = encode(x, None, weights["W_enc"], weights["b_enc"], Above(1e9)).decode(weights["W_dec"])
     assert torch.equal(silent, torch.zeros_like(x))
 
 
@@ -103,7 +103,7 @@ def test_batch_top_k_is_exact_even_where_the_first_rows_mislead(weights, x, quie
 
 def test_too_many_entries_give_a_dense_code(weights, x):
     names = ("centre", "W_enc", "b_enc")
-    code = encode(x, *(weights[name] for name in names), above(-1e9))
+    code = encode(x, *(weights[name] for name in names), Above(-1e9))
     assert code.values.shape == (ROWS, D_SAE)
     torch.testing.assert_close(code.values, (x - weights["centre"]) @ weights["W_enc"] + weights["b_enc"])
 
