@@ -95,6 +95,8 @@ class TrainConfig:
     """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the final report is measured on."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
     seed: int = 0
     """Seeds the weights, the order of the corpus and the shuffling."""
     data_seed: int | None = None
@@ -108,7 +110,8 @@ class TrainConfig:
     """Replace the run in `out`."""
     resume: bool = False
     """Go on with the run in `out` where it was stopped, to the very weights and metrics that it would have come to;
-    begin it if nothing was saved yet. Only out, device, cache, checkpoint_every and eval_tokens may be changed."""
+    begin it if nothing was saved yet. Only out, device, cache, log_to, checkpoint_every and eval_tokens may
+    be changed."""
 
     def __post_init__(self) -> None:
         for name in ("d_sae", "k", "tokens", "batch_size", "buffer", "dead_after", "log_every", "eval_tokens"):
@@ -158,6 +161,7 @@ class TrainConfig:
             "out": str(self.out),
             "cache": None if self.cache is None else str(self.cache),
             "nested_widths": list(self.nested_widths),
+            "log_to": list(self.log_to),
         }
         return asdict(self) | plain | {"corpus": self.corpus_name, "overwrite": False, "resume": False}
 
@@ -273,6 +277,8 @@ class FinetuneConfig:
     """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the SAE is measured on, as it was and as it is then."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
     seed: int = 1
     """Seeds the order of the corpus; 0, which training has by default, would read the same contexts first."""
     device: str | None = None
@@ -281,7 +287,7 @@ class FinetuneConfig:
     """Replace the run in `out`."""
     resume: bool = False
     """Go on with the run in `out` where it was stopped; begin it if nothing was saved yet. Only out, device,
-    checkpoint_every and eval_tokens may be changed."""
+    log_to, checkpoint_every and eval_tokens may be changed."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_size", "log_every", "eval_tokens"):
@@ -302,7 +308,8 @@ class FinetuneConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
-        return asdict(self) | {"sae": str(self.sae), "out": str(self.out), "overwrite": False, "resume": False}
+        plain = {"sae": str(self.sae), "out": str(self.out), "log_to": list(self.log_to)}
+        return asdict(self) | plain | {"overwrite": False, "resume": False}
 
 
 def _require(config: object, name: str, holds: bool, wanted: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from saes.checkpoints import Checkpoints, read_facts, restore
 from saes.finetuner import FinetuneMetrics, Finetuner
 from saes.interrupt import Interrupt
-from saes.run_directory import MetricsLog
+from saes.loggers import RunLog
 from workbench.corpus import START, Corpus, Position
 from workbench.errors import TrainingError
 
@@ -53,7 +53,7 @@ class FinetuneRun:
         self.finetuner, self.contexts, self.checkpoints, self._facts = finetuner, contexts, checkpoints, facts
         self.seconds = 0.0
 
-    def fit(self, log: Path, on_progress: Callable[[FinetuneMetrics], None] | None, interrupt: Interrupt) -> None:
+    def fit(self, log: RunLog, on_progress: Callable[[FinetuneMetrics], None] | None, interrupt: Interrupt) -> None:
         """Fine-tune to the end or until interrupted, with a checkpoint then and every so many steps.
 
         Raises `TrainingError` if the loss is no longer finite, `OSError` when something cannot be written.
@@ -66,8 +66,7 @@ class FinetuneRun:
             if not math.isfinite(metrics.loss):
                 raise TrainingError(self._diverged())
             if metrics.step % config.log_every == 0:
-                with MetricsLog(log) as lines:
-                    lines.write(asdict(metrics))
+                log.write(asdict(metrics))
                 if on_progress:
                     on_progress(metrics)
             if interrupt.requested or (config.checkpoint_every and metrics.step % config.checkpoint_every == 0):

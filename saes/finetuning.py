@@ -1,6 +1,7 @@
 """Fine-tuning on the model's own loss: an SAE goes in, and one comes out with which the model misses less."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from saes.finetune_run import Contexts, FinetuneRun
 from saes.finetuner import FinetuneMetrics, Finetuner
 from saes.index.gather import fingerprint
 from saes.interrupt import Interrupt
+from saes.loggers import RunLog, check_loggers
 from saes.origin import origin
-from saes.run_directory import METRICS_FILE, RunDirectory
+from saes.run_directory import RunDirectory
 from saes.sae import SAE
 from saes.storage import load_sae
 from saes.training import open_held_out
@@ -74,6 +76,7 @@ def finetune(
         raise SettingError(
             f"{config.out} holds an unfinished run; --resume goes on with it, --overwrite begins it anew"
         )
+    check_loggers(config.log_to)
     if config.resume and directory.complete:
         checkpoints.remove()
         return _complete(directory)
@@ -126,7 +129,9 @@ def _finetune(
         else:
             run.checkpoints.remove()
             directory.open(config)
-        run.fit(directory.path / METRICS_FILE, on_progress, interrupt)
+        with closing(RunLog(directory.path, config.log_to, config.to_dict())) as log:
+            log.open(after=finetuner.steps)
+            run.fit(log, on_progress, interrupt)
         if interrupt.requested:
             return FinetuneResult(directory.path, **run.summary(), interrupted=True)
         directory.finish(finetuner.folded())

@@ -23,9 +23,11 @@ from workbench.files import read_json, remove_parts, write_json, write_text
 SETTINGS_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
+TENSORBOARD_DIRECTORY = "tensorboard"
+WANDB_FILE = "wandb.json"
 _RESULTS = (REPORT_FILE, CONFIG_FILE, WEIGHTS_FILE, "features")
-_CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints")
-_FREE = ("out", "device", "cache", "checkpoint_every", "eval_tokens")
+_CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints", TENSORBOARD_DIRECTORY, WANDB_FILE, "wandb")
+_FREE = ("out", "device", "cache", "checkpoint_every", "eval_tokens", "log_to")
 """Settings in which a resumed run may differ: they decide neither its weights nor its metrics."""
 
 

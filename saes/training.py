@@ -10,6 +10,7 @@ from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
 from saes.evaluation import SAEReport, evaluate
 from saes.interrupt import Interrupt
+from saes.loggers import check_loggers
 from saes.run_directory import RunDirectory
 from saes.trainer import Metrics, Trainer
 from saes.training_pass import TrainingPass
@@ -92,6 +93,7 @@ def train_together(
     checkpoints = Checkpoints(home)
     if checkpoints.last() and not (shared.overwrite or shared.resume):
         raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
+    check_loggers(shared.log_to)
     if shared.resume and all(directory.complete for directory in directories):
         checkpoints.remove()
         return [_complete(directory) for directory in directories]
@@ -108,7 +110,7 @@ def train_together(
         ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
         home.mkdir(parents=True, exist_ok=True)
         try:
-            with held(home):
+            with held(home), closing(ours):
                 return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
         except OSError as error:
             raise TrainingError(checkpoints.stopped(error)) from None

@@ -48,6 +48,12 @@ class TrainingPass:
         self.checkpoints.remove()
         for run in self.runs:
             run.directory.open(run.trainer.config)
+            run.log.open(after=0)
+
+    def close(self) -> None:
+        """Close the logs of the runs."""
+        for run in self.runs:
+            run.log.close()
 
     def fit(self, on_progress: Callable[[list[Metrics]], None] | None, interrupt: Interrupt) -> None:
         """Train to the end of the stream or until interrupted, with a checkpoint then and every so many steps.
@@ -132,3 +138,4 @@ class TrainingPass:
         for run in self.going:
             run.seconds = facts["run_seconds"][run.name]
             run.directory.reopen(self.steps)
+            run.log.open(after=self.steps)
