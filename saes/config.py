@@ -95,15 +95,16 @@ class TrainConfig:
     """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the final report is measured on."""
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    log_to: Sequence[Literal["tensorboard", "wandb"]] = ()
     """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
     seed: int = 0
     """Seeds the weights, the order of the corpus and the shuffling."""
     data_seed: int | None = None
     """Seeds the order of the corpus and the shuffling instead of seed, so that runs may differ in weights alone."""
-    cache: Path | None = None
-    """Directory that keeps activations: what it holds is read, what it lacks is harvested and added. Runs on the same
-    model, corpus and data_seed may share it; the SAE is the same with or without."""
+    cache: str | None = None
+    """Directory, or URL such as s3://bucket/name, that keeps activations: what it holds is read, what it lacks is
+    harvested and added. Runs on the same model, corpus and data_seed may share it; the SAE is the same with or without.
+    """
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
     overwrite: bool = False
@@ -159,7 +160,6 @@ class TrainConfig:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
         plain = {
             "out": str(self.out),
-            "cache": None if self.cache is None else str(self.cache),
             "nested_widths": list(self.nested_widths),
             "log_to": list(self.log_to),
         }
@@ -277,7 +277,7 @@ class FinetuneConfig:
     """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the SAE is measured on, as it was and as it is then."""
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    log_to: Sequence[Literal["tensorboard", "wandb"]] = ()
     """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
     seed: int = 1
     """Seeds the order of the corpus; 0, which training has by default, would read the same contexts first."""
