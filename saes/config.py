@@ -110,13 +110,16 @@ class TrainConfig:
     """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
     eval_tokens: int = 50_000
     """Held-out tokens that the final report is measured on."""
+    log_to: Sequence[Literal["tensorboard", "wandb"]] = ()
+    """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
     seed: int = 0
     """Seeds the weights, the order of the corpus and the shuffling."""
     data_seed: int | None = None
     """Seeds the order of the corpus and the shuffling instead of seed, so that runs may differ in weights alone."""
-    cache: Path | None = None
-    """Directory that keeps activations: what it holds is read, what it lacks is harvested and added. Runs on the same
-    model, corpus and data_seed may share it; the SAE is the same with or without."""
+    cache: str | None = None
+    """Directory, or URL such as s3://bucket/name, that keeps activations: what it holds is read, what it lacks is
+    harvested and added. Runs on the same model, corpus and data_seed may share it; the SAE is the same with or without.
+    """
     device: str | None = None
     """cpu, cuda, mps…; default: the best one there is."""
     parallel: Literal["data", "latents"] = "data"
@@ -126,8 +129,8 @@ class TrainConfig:
     """Replace the run in `out`."""
     resume: bool = False
     """Go on with the run in `out` where it was stopped, to the very weights and metrics that it would have come to;
-    begin it if nothing was saved yet. Only out, device, cache, parallel, checkpoint_every and eval_tokens may be
-    changed."""
+    begin it if nothing was saved yet. Only out, device, cache, parallel, log_to, checkpoint_every and eval_tokens may
+    be changed."""
 
     def __post_init__(self) -> None:
         for name in ("d_sae", "k", "tokens", "batch_size", "buffer", "dead_after", "log_every", "eval_tokens"):
@@ -180,8 +183,8 @@ class TrainConfig:
         """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
         plain = {
             "out": str(self.out),
-            "cache": None if self.cache is None else str(self.cache),
             "nested_widths": list(self.nested_widths),
+            "log_to": list(self.log_to),
         }
         return asdict(self) | plain | {"corpus": self.corpus_name, "overwrite": False, "resume": False}
 
@@ -259,6 +262,78 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _require(self, "tokens", self.tokens >= 1, "at least 1")
         _require(self, "context", self.context is None or self.context >= 2, "at least 2")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a sparse autoencoder on what the model makes of its reconstructions.
+
+    The SAE is spliced into the frozen model, and learns to leave the model's predictions as they were. A short run at
+    the end of training closes much of the gap in loss (Karvonen 2025, arXiv:2503.17272; after Braun et al. 2024,
+    arXiv:2405.12241). How many latents fire is held where it was.
+    """
+
+    sae: Positional[Path]
+    """Directory of the SAE to begin with, in SAELens format; it is left as it is."""
+    out: Path
+    """Directory that will hold the fine-tuned SAE, config.yaml, metrics.jsonl, report.json and checkpoints."""
+    loss: Literal["kl", "ce"] = "kl"
+    """kl: the divergence of the model's predictions from those it makes without the SAE; ce: the cross-entropy of the
+    next token."""
+    reconstruction_weight: float = 1.0
+    """How much the reconstruction error counts beside that loss, which is scaled to be as large; 0: not at all."""
+    tokens: int = 500_000
+    """How many tokens to read; a corpus that is shorter is read again."""
+    batch_size: int = 4096
+    """Tokens per step. Memory grows with it times the model's vocabulary."""
+    lr: float = 5e-4
+    """Learning rate of Adam at the first step, from where it falls linearly to zero. (Karvonen: 5e-5, over 25 million
+    tokens.)"""
+    model: str | None = None
+    """The model to splice it into; default: the one it was trained on."""
+    corpus: str | None = None
+    """The text to train on; default: the one it was trained on."""
+    context: int | None = None
+    """Tokens per sequence; default: as in training."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints, the last two of which are kept until the run is complete; 0: one when it stops."""
+    eval_tokens: int = 50_000
+    """Held-out tokens that the SAE is measured on, as it was and as it is then."""
+    log_to: Sequence[Literal["tensorboard", "wandb"]] = ()
+    """Where metrics go beside metrics.jsonl, if installed: tensorboard, into its files in `out`, and wandb."""
+    seed: int = 1
+    """Seeds the order of the corpus; 0, which training has by default, would read the same contexts first."""
+    device: str | None = None
+    """cpu, cuda, mps…; default: the best one there is."""
+    overwrite: bool = False
+    """Replace the run in `out`."""
+    resume: bool = False
+    """Go on with the run in `out` where it was stopped; begin it if nothing was saved yet. Only out, device,
+    log_to, checkpoint_every and eval_tokens may be changed."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_size", "log_every", "eval_tokens"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("checkpoint_every", "reconstruction_weight", "seed"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        _require(self, "tokens", self.tokens >= self.batch_size, f"at least batch_size ({self.batch_size})")
+        _require(self, "context", self.context is None or self.context >= 2, "at least 2")
+        _require(self, "lr", self.lr > 0, "above 0")
+        if self.overwrite and self.resume:
+            raise SettingError("overwrite begins the run anew and resume goes on with it; choose one")
+        if self.out.resolve() == self.sae.resolve():
+            raise SettingError(f"out is the directory of the SAE itself, {self.sae}; choose another")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as a plain value, such that a YAML file of them trains the same SAE again."""
+        plain = {"sae": str(self.sae), "out": str(self.out), "log_to": list(self.log_to)}
+        return asdict(self) | plain | {"overwrite": False, "resume": False}
 
 
 def _require(config: object, name: str, holds: bool, wanted: str) -> None:

@@ -9,17 +9,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saes import training
+from saes import finetuning, training
 from saes.comparison import Comparison, compare_runs
-from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
+from saes.config import CompareConfig, EvalConfig, FinetuneConfig, SweepConfig, TrainConfig
+from saes.finetuner import FinetuneMetrics
+from saes.finetuning import FinetuneResult
 from saes.judging.judgement import Judgement, judge
 from saes.judging.probing import read_labels
+from saes.origin import origin
 from saes.parallel.joining import device_here, leads
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
 from saes.training import Metrics, TrainResult
-from workbench.errors import SettingError, TrainingError
+from workbench.errors import TrainingError
 from workbench.files import write_text
 from workbench.model import load_model
 
@@ -71,6 +74,23 @@ def sweep(config: SweepConfig) -> Comparison | None:
     return compare(CompareConfig((home,), home / "pareto.html"))
 
 
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """Fine-tune with a progress bar. Interrupted, it does as `train` does."""
+    with _progress("fine-tuning", config.steps) as (bar, task):
+
+        def show(metrics: FinetuneMetrics) -> None:
+            note = f"KL {metrics.kl:.4f}  FVU {metrics.fvu:.3f}  L0 {metrics.l0:.1f}"
+            bar.update(task, completed=metrics.step, note=note)
+
+        result = finetuning.finetune(config, on_progress=show)
+    if result.interrupted:
+        raise TrainingError(
+            f"interrupted after {result.steps:,} of {config.steps:,} steps, which are kept; "
+            f"to go on: workbench sae finetune --config {shlex.quote(str(result.out / SETTINGS_FILE))} --resume"
+        )
+    return result
+
+
 def compare(config: CompareConfig) -> Comparison:
     comparison = compare_runs(config.runs)
     if config.figure is not None:
@@ -91,12 +111,8 @@ def _write_figure(comparison: Comparison, path: Path) -> None:
 def evaluate(config: EvalConfig) -> Judgement:
     sae, others = load_sae(config.sae), [load_sae(path) for path in config.twins]
     labelled_texts = read_labels(config.labels) if config.labels else None
+    name, source = origin(sae, config.sae, config.model, config.corpus)
     trained = sae.cfg.metadata
-    name = config.model or trained.get("model_name")
-    source = config.corpus or trained.get("dataset_path")
-    if not (name and source):
-        missing = "corpus" if name else "model"
-        raise SettingError(f"{config.sae} does not say which {missing} it was trained on; give --{missing}")
     model = load_model(name, device=config.device)
     if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
         print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)

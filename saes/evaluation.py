@@ -19,7 +19,7 @@ from saes.route import check_route, rows_at
 from saes.sae import SAE
 from workbench.activations import special_ids
 from workbench.corpus import Corpus
-from workbench.edits import Edit, splice
+from workbench.edits import splice
 from workbench.errors import CorpusError
 from workbench.model import HookedModel
 
@@ -56,8 +56,9 @@ def evaluate(
         for site, part in zip(writes, sae.parts(target), strict=True):
             reconstructions[site].add(part, x_hat[site])
         for group, prediction in predictions.items():
-            spliced = model.run(tokens, edits=[_put(site, x_hat[site], keep) for site in group])
-            zeroed = model.run(tokens, edits=[_put(site, torch.zeros_like(x_hat[site]), keep) for site in group])
+            edits = [splice(site, on_text(lambda _, rows=x_hat[site]: rows, keep)) for site in group]
+            spliced = model.run(tokens, edits=edits)
+            zeroed = model.run(tokens, edits=[splice(site, on_text(torch.zeros_like, keep)) for site in group])
             prediction.add(tokens, keep, clean.logits, spliced.logits, zeroed.logits)
         if on_progress:
             on_progress(activity.n)
@@ -77,13 +78,15 @@ def evaluate(
     )
 
 
-def _put(site: str, rows: Float[Tensor, "row d"], keep: Bool[Tensor, "batch pos"]) -> Edit:
-    """Put rows in place of the activations at kept positions; the others pass through."""
+def on_text(replacement: Callable[[Tensor], Tensor], keep: Bool[Tensor, "batch pos"]) -> Callable[[Tensor], Tensor]:
+    """`replacement` for the activations at kept positions; the others pass through."""
 
-    def change(activation: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch pos *rest"]:
-        return activation.flatten(2).index_put((keep,), rows.to(activation.dtype)).view_as(activation)
+    def module(activation: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch pos *rest"]:
+        rows = activation.flatten(2)
+        replaced = replacement(rows[keep].float()).to(rows.dtype)
+        return rows.index_put((keep,), replaced).view_as(activation)
 
-    return splice(site, change)
+    return module
 
 
 def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
@@ -108,6 +111,13 @@ class _Activity:
             "dead": (self.fired == 0).float().mean().item(),
             "dense": (self.fired > self.n / 10).float().mean().item(),
         }
+
+
+def of_text(
+    logits: Float[Tensor, "batch pos d_vocab"], keep: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "prediction d_vocab"]:
+    """Log-probabilities where the next token is text."""
+    return logits[:, :-1][keep[:, 1:]].float().log_softmax(-1)
 
 
 class _Reconstruction:
@@ -151,7 +161,7 @@ class _Prediction:
 
     def add(self, tokens: Int[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"], *logits: Tensor) -> None:
         target = tokens[:, 1:][keep[:, 1:]]
-        clean, *edited = (one[:, :-1][keep[:, 1:]].float().log_softmax(-1) for one in logits)
+        clean, *edited = (of_text(one, keep) for one in logits)
         self.n += len(target)
         for i, log_probs in enumerate((clean, *edited)):
             self.ce[i] += F.nll_loss(log_probs, target, reduction="sum").item()

@@ -24,6 +24,7 @@ SHARED = (
     "data_seed",
     "cache",
     "log_every",
+    "log_to",
     "checkpoint_every",
     "eval_tokens",
     "device",
@@ -104,7 +105,7 @@ def _combinations(settings: dict[str, Any], path: Path) -> Iterator[dict[str, An
         whole = get_origin(kinds[name]) in LISTS and not (listed and any(isinstance(one, list) for one in value))
         if value == [] and not whole:
             raise SettingError(f"{path}: {name} is an empty list")
-        if listed and name in SHARED:
+        if listed and not whole and name in SHARED:
             raise SettingError(f"{path}: {name} is the same for all runs of a sweep, so it cannot be a list")
         values = value if listed and not whole else [value]
         choices.append([(name, _typed(name, one, kinds[name], path)) for one in values])

@@ -1,5 +1,6 @@
 """One SAE in training, a batch at a time. Knows nothing of models or files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
+from saes.moments import moments, restore_moments, under
 from saes.sae import SAE, Signals, Step, geometric_median, norm_scale, normalized_error
 from saes.team import ALONE, Team
 from workbench.errors import TrainingError
@@ -118,12 +120,8 @@ class Trainer:
             "last_fired": self.last_fired,
         }
         weights = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        moments = {
-            f"optimizer.{name}.{key}": _turned(moment, parameter)
-            for name, parameter in self.sae.named_parameters()
-            for key, moment in self.optimizer.state[self._stored[name]].items()
-        }
-        return own | self.team.gather(weights | moments)
+        own_moments = self._turned_moments(moments(self._stored, self.optimizer))
+        return own | self.team.gather(weights | own_moments)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a trainer with the same configuration: in the same team, to the same bits."""
@@ -131,12 +129,14 @@ class Trainer:
         self.steps, self.tokens = (state[name].item() for name in ("steps", "tokens"))
         self.scale.copy_(state["scale"])
         self.last_fired.copy_(state["last_fired"])
-        self.sae.load_state_dict(_under("sae.", state))
-        for name, parameter in self.sae.named_parameters():
-            self.optimizer.state[self._stored[name]] = {
-                key: _turned(moment.to(parameter.device), parameter).contiguous()
-                for key, moment in _under(f"optimizer.{name}.", state).items()
-            }
+        self.sae.load_state_dict(under("sae.", state))
+        restore_moments(self._stored, self.optimizer, self._turned_moments(state))
+
+    def _turned_moments(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The moments in a state, from the order of dimensions that parameters have to that of memory; or back."""
+        own = {name: tensor for name, tensor in state.items() if name.startswith("optimizer.")}
+        parameters = dict(self.sae.named_parameters())
+        return {name: _turned(tensor, parameters[name.split(".")[1]]).contiguous() for name, tensor in own.items()}
 
     def _sparsity(self) -> float:
         rise = self.config.warm_up * self.config.steps
@@ -164,10 +164,6 @@ def schedule(step: int, config: TrainConfig) -> float:
     up = (step + 1) / rise if rise else 1.0
     down = (config.steps - step) / fall if fall else 1.0
     return min(1.0, up, down)
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _turned(tensor: Tensor, parameter: Tensor) -> Tensor:

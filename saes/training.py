@@ -11,10 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saes.architectures import ARCHITECTURES
-from saes.checkpoints import Checkpoints, read_facts
+from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
 from saes.evaluation import evaluate
 from saes.interrupt import Interrupt
+from saes.loggers import check_loggers
 from saes.parallel.joining import joined
 from saes.report import SAEReport
 from saes.route import Route
@@ -120,6 +121,7 @@ def _train_in(
     checkpoints = Checkpoints(home)
     if checkpoints.last() and not (shared.overwrite or shared.resume):
         raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
+    check_loggers(shared.log_to)
     if shared.resume and all(directory.complete for directory in directories):
         if team.leads:
             checkpoints.remove()
@@ -141,10 +143,10 @@ def _train_in(
             home.mkdir(parents=True, exist_ok=True)
         team.wait()
         try:
-            with held(home) if team.leads else nullcontext():
+            with held(home) if team.leads else nullcontext(), closing(ours):
                 return _train(ours, last, model, held_out, on_progress, interrupt, team)
         except OSError as error:
-            raise TrainingError(_stopped(error, checkpoints)) from None
+            raise TrainingError(checkpoints.stopped(error)) from None
 
 
 def _explicit(config: TrainConfig, route: Route) -> TrainConfig:
@@ -269,17 +271,7 @@ def _check_same(
     """Raises `SettingError` if a checkpoint comes from other settings, another model or another corpus."""
     for directory, config in zip(directories, configs, strict=True):
         directory.check(config)
-    begun, now, home = read_facts(checkpoint), _origin(model, corpus), checkpoint.parent.parent
-    for what, name in (("model", configs[0].model), ("corpus", configs[0].corpus_name)):
-        if begun[f"{what}_fingerprint"] != now[f"{what}_fingerprint"]:
-            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
-
-
-def _stopped(error: OSError, checkpoints: Checkpoints) -> str:
-    what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
-    last = checkpoints.last()
-    kept = f"the run is kept up to {last.name}" if last else "no checkpoint had been written"
-    return f"{what}; {kept}, and can be resumed"
+    check_origin(checkpoint, {"model": configs[0].model, "corpus": configs[0].corpus_name}, _origin(model, corpus))
 
 
 def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:

@@ -53,6 +53,12 @@ class TrainingPass:
         self.checkpoints.remove()
         for run in self.runs:
             run.directory.open(run.trainer.config)
+            run.log.open(after=0)
+
+    def close(self) -> None:
+        """Close the logs of the runs."""
+        for run in self.runs:
+            run.log.close()
 
     def fit(self, on_progress: Callable[[list[Metrics]], None] | None, interrupt: Interrupt) -> bool:
         """Train to the end of the stream or until a process is interrupted, with a checkpoint then and every so many
@@ -151,3 +157,4 @@ class TrainingPass:
             run.seconds = facts["run_seconds"][run.name]
             if self._team.leads:
                 run.directory.reopen(self.steps)
+                run.log.open(after=self.steps)

@@ -181,9 +181,9 @@ def shuffled_activations(
     the model and one shuffling serve them all. The corpus is repeated as often as needed. Activations wait in a buffer
     of `buffer_rows`, refilled when half empty by running the model on `batch_size` contexts at a time. `skip_special`
     leaves out the tokenizer's BOS, EOS and padding, whose activations are far larger than others and would govern the
-    training of an SAE. With `cache`, what is harvested is kept in that directory, and what is there is not harvested
-    again; the stream is the same. Of several processes that are to have the same stream, one may harvest and pass its
-    rows on: `relay` makes each one's source, of rows of a width and type, one that all share.
+    training of an SAE. With `cache`, what is harvested is kept in that directory or at that URL, and what is there is
+    not harvested again; the stream is the same. Of several processes that are to have the same stream, one may harvest
+    and pass its rows on: `relay` makes each one's source, of rows of a width and type, one that all share.
 
     Raises `SettingError` if the buffer cannot hold a step and a batch at once, or if the cache is of something else;
     and what `harvest` raises.
