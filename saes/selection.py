@@ -190,7 +190,7 @@ def _screen(
     Whether they are shows in the first chunk. Rows that they leave undecided are made in full.
     """
     bounds, parts = Bounds(W_enc, b_enc, select.norms, x.square().mean(0).sqrt()), []
-    for rows in (x[:chunk], x[chunk:]):
+    for rows in filter(len, (x[:chunk], x[chunk:])):
         candidates = _collect(select.candidates(bounds(few)) for few in rows.split(chunk))
         if candidates is None:
             return None
