@@ -30,7 +30,7 @@ Architecture = Literal[
     "batchtopk_crosscoder",
     "jumprelu_crosscoder",
 ]
-USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit")
+USE_K = ("topk", "batchtopk", "matryoshka", "matching_pursuit", "jumprelu")
 """What the names of the architectures that take k begin with."""
 DIVIDE_LATENTS = ("topk", "batchtopk", "jumprelu", "standard")
 
@@ -64,22 +64,25 @@ class TrainConfig:
     d_sae: int = 1024
     """Number of latents."""
     k: int = 16
-    """topk, batchtopk and their kin, matryoshka, matching_pursuit: how many latents may be active for one token."""
+    """topk, batchtopk and their kin, matryoshka, matching_pursuit, and jumprelu with the quadratic penalty: how many
+    latents may be active for one token."""
     nested_widths: Sequence[int] = ()
     """matryoshka: the widths of the inner dictionaries; default: a 16th, an 8th, a quarter and a half of d_sae."""
     l1_coefficient: float = 2.0
     """standard, gated, transcoder, skip_transcoder, crosscoder: weight of the L1 penalty, with activations scaled to
     lie sqrt(d_in) from their centre on average; wide models bear more (Anthropic: 5)."""
-    penalty: Literal["l0", "tanh"] = "l0"
-    """jumprelu: what is penalised: the number of active latents (DeepMind), or the tanh of activations (Anthropic)."""
+    penalty: Literal["quadratic", "l0", "tanh"] = "quadratic"
+    """jumprelu: what is penalised: the square of how far the number of active latents is from k on average, that number
+    itself (both DeepMind), or the tanh of activations (Anthropic)."""
     l0_coefficient: float = 1.0
     """jumprelu: weight of that penalty, in the scale of l1_coefficient."""
-    threshold: float = 0.1
+    threshold: float = 1.0
     """jumprelu: where the thresholds begin."""
     bandwidth: float = 0.5
     """jumprelu: pre-activations within half of it move a threshold (Anthropic: 2)."""
-    pre_act_coefficient: float = 3e-6
-    """jumprelu: weight of the loss that lifts the pre-activations of dead latents."""
+    pre_act_coefficient: float = 3e-3
+    """jumprelu: weight of the loss that lifts the pre-activations of dead latents (Anthropic, for far longer trainings:
+    3e-6)."""
     tokens: int = 500_000
     """How many activations to train on; a corpus that is shorter is read again."""
     batch_size: int = 1024

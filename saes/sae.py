@@ -45,6 +45,8 @@ class SAEConfig:
     """matching_pursuit: the norm of the residual at which no further latent is taken."""
     threshold: float = 0.0
     """jumprelu, in training: where the thresholds begin."""
+    unit: float = 1.0
+    """jumprelu: what its thresholds are measured in; 1 except in training."""
     bandwidth: float = 0.0
     """jumprelu, in training: the width of the window that gradients of a threshold come from."""
     through: bool = False

@@ -16,8 +16,8 @@ from saes.sae import SAE, SAEConfig
 from saes.selection import Above, batch_top_k
 from saes.sparse import Code, Dense
 
-THRESHOLD_RATE = 0.01
-"""How far the running threshold moves towards each batch's."""
+THRESHOLD_RATE = 0.05
+"""How far the running threshold moves towards each batch's. Slower than that, it lags behind a short training."""
 
 
 class BatchTopK(TopK):

@@ -1,6 +1,6 @@
 """JumpReLU: latents above thresholds of their own, which are learnt through straight-through estimators.
 
-Sources: Rajamanoharan et al. 2024, arXiv:2407.14435 (`l0`); Anthropic, January 2025 update (`tanh`).
+Sources: Rajamanoharan et al. 2024, arXiv:2407.14435 (`l0`, `quadratic`); Anthropic, January 2025 update (`tanh`).
 """
 
 from collections.abc import Mapping
@@ -24,37 +24,56 @@ TANH_SCALE = 4.0
 class JumpReLU(SAE):
     """pre-activation where that is above the latent's threshold (and positive), else 0.
 
-    A threshold has a gradient from the pre-activations within half a bandwidth of it. With the `l0` penalty the
-    estimators reach thresholds alone, as in the paper; with `tanh` they reach the encoder too, as Anthropic does it.
+    A threshold has a gradient from the pre-activations within half a bandwidth of it. With the `l0` and `quadratic`
+    penalties the estimators reach thresholds alone, as in the paper; with `tanh` they reach the encoder too, as
+    Anthropic does it.
+
+    In training, `threshold` is measured in units of sqrt(d_in), the size of an activation. Adam moves every parameter
+    by about the learning rate a step: what it does to a pre-activation through `W_enc` is about sqrt(d_in) times that,
+    and thresholds that did not keep up would decide how many latents fire long after the rest is learnt.
     """
 
     architecture = "jumprelu"
 
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__(cfg)
-        self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.threshold))
+        self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.threshold / cfg.unit))
 
     @classmethod
     def shape(cls, config: TrainConfig, widths: tuple[int, ...], metadata: Mapping[str, Any]) -> SAEConfig:
         estimator = {"threshold": config.threshold, "bandwidth": config.bandwidth, "through": config.penalty == "tanh"}
-        return replace(super().shape(config, widths, metadata), **estimator)
+        return replace(super().shape(config, widths, metadata), unit=sum(widths) ** 0.5, **estimator)
+
+    @property
+    def thresholds(self) -> Float[Tensor, " d_sae"]:
+        """What pre-activations are compared with."""
+        return self.threshold * self.cfg.unit
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         bandwidth = self.cfg.bandwidth
-        pre = self.pre_activations(x, Above(self.threshold.detach() - bandwidth / 2))
-        return pre, pre.with_values(jump(pre.values, pre.at(self.threshold), bandwidth, self.cfg.through))
+        pre = self.pre_activations(x, Above(self.thresholds.detach() - bandwidth / 2))
+        return pre, pre.with_values(jump(pre.values, pre.at(self.thresholds), bandwidth, self.cfg.through))
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""]:
+        """What active latents cost, and the loss that revives dead ones.
+
+        `l0`: their number; `tanh`: the sum of tanh(4 · activation · decoder norm); `quadratic`: d_in · (L0/k - 1)², L0
+        being their mean number over the batch. The paper's activations have a squared norm of 1, these one of d_in.
+        """
         pre, active = forward.pre, forward.active
         if config.penalty == "tanh":
-            count = (TANH_SCALE * active.values * active.at(self.norms())).tanh().sum()
+            cost = (TANH_SCALE * active.values * active.at(self.norms())).tanh().sum()
         else:
-            count = step(pre.values, pre.at(self.threshold), self.cfg.bandwidth).sum()
-        loss = config.l0_coefficient * signals.sparsity * count / active.n_rows
+            cost = step(pre.values, pre.at(self.thresholds), self.cfg.bandwidth).sum()
+        cost = self.team.from_latents(cost) / active.n_rows
+        if config.penalty == "quadratic":
+            of_batch = cost + (self.team.mean(cost) - cost).detach()
+            cost = self.cfg.d_in * (of_batch / config.k - 1).square()
+        loss = config.l0_coefficient * signals.sparsity * cost
         if len(signals.dead) and config.pre_act_coefficient:
             dead = self.team.own(signals.dead, self.cfg.d_sae)
-            loss = loss + config.pre_act_coefficient * self.pre_act_loss(forward.x, dead)
-        return self.team.from_latents(loss)
+            loss = loss + config.pre_act_coefficient * self.team.from_latents(self.pre_act_loss(forward.x, dead))
+        return loss
 
     def pre_act_loss(self, x: Float[Tensor, "rows d_in"], dead: Int[Tensor, " n_dead"]) -> Float[Tensor, ""]:
         """How far below their thresholds the dead latents are: relu(threshold - pre) times decoder norm, summed over
@@ -62,7 +81,7 @@ class JumpReLU(SAE):
         """
         centred = x if self.centre is None else x - self.centre
         pre = centred @ self.W_enc[:, dead] + self.b_enc[dead]
-        return ((self.threshold[dead] - pre).relu().sum(0) @ self.norms()[dead]) / len(x)
+        return ((self.thresholds[dead] - pre).relu().sum(0) @ self.norms()[dead]) / len(x)
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -71,7 +90,8 @@ class JumpReLU(SAE):
 
     def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
         super()._scale_latents(norms)
-        self.threshold.mul_(norms)
+        self.threshold.mul_(norms * self.cfg.unit)
+        self.cfg = replace(self.cfg, unit=1.0)
 
 
 def jump(pre: Tensor, threshold: Tensor, bandwidth: float, through: bool) -> Tensor:

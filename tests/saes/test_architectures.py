@@ -108,13 +108,15 @@ def reference_loss(architecture, sae, row, penalty):
         nested = (2, 5, 10, 20) if architecture == "matryoshka" else ()
         return sum((error(latents * (torch.arange(D_SAE) < width)) for width in nested), error(latents)), latents
     if architecture.startswith("jumprelu"):
-        latents, active = straight_through(pre, sae.threshold, 0.5)
+        threshold = sae.threshold * x.shape[1] ** 0.5
+        latents, active = straight_through(pre, threshold, 0.5)
         if penalty == "tanh":
-            latents = latents + (pre - pre.detach()) * sae.threshold.detach() / 0.5 * (
-                (pre - sae.threshold).abs() < 0.25
-            )
+            latents = latents + (pre - pre.detach()) * threshold.detach() / 0.5 * ((pre - threshold).abs() < 0.25)
             active = (TANH_SCALE * latents * norms).tanh()
-        return error(latents) + 0.3 * active.sum(1).mean(), latents
+        cost = active.sum(1).mean()
+        if penalty == "quadratic":
+            cost = x.shape[1] * (cost / K - 1) ** 2
+        return error(latents) + 0.3 * cost, latents
     if architecture == "gated":
         gate = pre + sae.b_gate
         latents = (pre * sae.r_mag.exp() + sae.b_mag).relu() * (gate > 0)
@@ -141,10 +143,11 @@ def pursue(sae, x):
 
 
 @pytest.mark.parametrize("dense_above", [0.0, 1.0])
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "jumprelu tanh"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "jumprelu l0", "jumprelu tanh"])
 def test_gradients_equal_a_dense_reference(architecture, dense_above, monkeypatch):
     monkeypatch.setattr("saes.selection.DENSE_ABOVE", dense_above)
-    architecture, penalty = architecture.split()[0], "tanh" if "tanh" in architecture else "l0"
+    architecture, _, penalty = architecture.partition(" ")
+    penalty = penalty or "quadratic"
     settings = {"l1_coefficient": 0.7, "l0_coefficient": 0.3, "penalty": penalty}
     sae, x = make(architecture, **settings).double(), rows_for(architecture).double()
     step = sae.train_step(x, config(architecture, **settings), NO_DEAD)
@@ -191,21 +194,21 @@ def test_the_pre_activation_loss_lifts_dead_latents():
     sae, x = make("jumprelu").double(), rows().double()
     plain = sae.train_step(x, config("jumprelu"), NO_DEAD)
     lifted = sae.train_step(x, config("jumprelu", pre_act_coefficient=0.01), Signals(DEAD, 1.0))
-    below = (sae.threshold - dense_pre(sae, x)).relu() * sae.W_dec.norm(dim=1)
+    below = (sae.thresholds - dense_pre(sae, x)).relu() * sae.W_dec.norm(dim=1)
     torch.testing.assert_close(lifted.loss - plain.loss, 0.01 * below[:, DEAD].sum(1).mean())
     gradient = torch.autograd.grad(lifted.loss - plain.loss, sae.b_enc)[0]
     assert (gradient[DEAD] < 0).all()
 
 
 def test_batchtopk_is_used_with_its_running_threshold():
-    """The running mean of each batch's least score, 1% a step; saved as a JumpReLU that keeps what is above it."""
+    """The running mean of each batch's least score, 5% a step; saved as a JumpReLU that keeps what is above it."""
     sae, x = make("batchtopk"), rows()
     least = []
     for seed in range(3):
         pre = dense_pre(sae, rows(seed=seed)) * sae.W_dec.norm(dim=1)
         least.append(pre.flatten().sort(descending=True).values[K * 64 - 1].item())
         sae.train_step(rows(seed=seed), config("batchtopk"), NO_DEAD)
-    expected = sum(value * 0.01 * 0.99 ** (2 - i) for i, value in enumerate(least))
+    expected = sum(value * 0.05 * 0.95 ** (2 - i) for i, value in enumerate(least))
     assert sae.topk_threshold.item() == pytest.approx(expected, rel=1e-5)
     used = sae.for_use().fold(1.0)
     assert used.architecture == "jumprelu"
@@ -217,7 +220,7 @@ def test_batchtopk_is_used_with_its_running_threshold():
 def test_thresholds_stay_above_zero():
     sae = make("jumprelu")
     with torch.no_grad():
-        sae.threshold.sub_(0.25)
+        sae.threshold.sub_(0.45)
     sae.constrain()
     assert sae.threshold.min() == 0 < sae.threshold.max()
 
