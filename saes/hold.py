@@ -13,7 +13,7 @@ from saes.sae import SAE
 from saes.sparse import Code, Dense
 
 RATE = 0.1
-"""How fast thresholds follow the logarithm of the ratio of the two counts."""
+"""How fast thresholds follow the logarithm of the ratio of the two counts, in mean activations."""
 
 STIFFNESS = 8
 """How hard the L1 penalty resists: its weight is in proportion to this power of the ratio."""
@@ -47,24 +47,23 @@ class Hold:
 
 
 class Thresholds(Hold):
-    """For JumpReLU: all thresholds move by one factor, as the one threshold of BatchTopK follows the activations."""
+    """For JumpReLU: all thresholds move by one distance, in proportion to the mean activation."""
 
     sets = ("threshold",)
 
     @torch.no_grad()
     def follow(self, active: Code | Dense, before: Code | Dense) -> None:
-        self.sae.threshold.mul_(_ratio(active, before) ** RATE)
+        self.sae.threshold.add_(_distance(active, before)).clamp_(min=0.0)
 
 
 class Gates(Hold):
-    """For gated SAEs: all gates move by one distance. They have no gradient of their own here."""
+    """For gated SAEs: all gates move likewise. They have no gradient of their own here."""
 
     sets = ("b_gate",)
 
     @torch.no_grad()
     def follow(self, active: Code | Dense, before: Code | Dense) -> None:
-        size = active.values.sum() / (active.values > 0).sum().clamp_min(1)
-        self.sae.b_gate.sub_(RATE * math.log(_ratio(active, before)) * size)
+        self.sae.b_gate.sub_(_distance(active, before))
 
 
 class Penalty(Hold):
@@ -104,6 +103,12 @@ def hold_for(sae: SAE) -> Hold:
 def l0(active: Code | Dense) -> float:
     """Mean number of active latents per row."""
     return (active.values > 0).sum().item() / active.n_rows
+
+
+def _distance(active: Code | Dense, before: Code | Dense) -> Float[Tensor, ""]:
+    """How far thresholds are to rise where too many latents are active, or to fall where too few are."""
+    size = active.values.sum() / (active.values > 0).sum().clamp_min(1)
+    return RATE * math.log(_ratio(active, before)) * size
 
 
 def _ratio(active: Code | Dense, before: Code | Dense) -> float:

@@ -185,13 +185,13 @@ def test_only_the_sae_is_changed(model, batch, text_rows, settings, architecture
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "batchtopk"])
 def test_as_many_latents_fire_as_before(trained, settings, monkeypatch, architecture):
-    """Within half a percent, at a learning rate at which they would not."""
-    config = settings(trained(architecture), tokens=50 * 256)
+    """Within two percent, at a learning rate at which they would not."""
+    config = settings(trained(architecture, k=32), tokens=50 * 256, eval_tokens=4000)
     held = finetune(config)
     monkeypatch.setattr("saes.finetuner.hold_for", Hold)
-    free = finetune(settings(config.sae, tokens=50 * 256))
+    free = finetune(settings(config.sae, tokens=50 * 256, eval_tokens=4000))
     drift, drift_free = (abs(result.after.l0 / result.before.l0 - 1) for result in (held, free))
-    assert drift < 0.005
+    assert drift < 0.02
     assert drift_free > 2 * drift
     assert held.after.kl < 0.9 * held.before.kl
 

@@ -127,7 +127,7 @@ def test_a_sweep_logs_each_run(brief, tmp_path):
     settings = {name: value for name, value in base.items() if name not in ("out", "overwrite", "resume", "seed")}
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(settings | {"out": str(tmp_path / "sweep"), "k": [2, 4]}))
-    home, configs = read_sweep(SweepConfig(path))
+    sweep = read_sweep(SweepConfig(path))
     training.train_together(configs, home)
     for config in configs:
         assert by_tensorboard(config.out) == close(by_file(config.out))
