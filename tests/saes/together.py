@@ -55,9 +55,7 @@ def train(settings: dict, rank: int, stop: list | None = None) -> None:
         if stop and [rank, metrics.step] == stop[:2]:
             os._exit(7) if stop[2] == "dies" else interrupt.request()
 
-    out, cache = Path(settings["out"]), settings.get("cache")
-    config = TrainConfig(**settings | {"out": out, "cache": cache and Path(cache)})
-    training.train(config, on_progress=progress, interrupt=interrupt)
+    training.train(TrainConfig(**settings | {"out": Path(settings["out"])}), on_progress=progress, interrupt=interrupt)
 
 
 def act(task: dict, rank: int) -> None:
