@@ -128,7 +128,8 @@ def test_a_sweep_logs_each_run(brief, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(settings | {"out": str(tmp_path / "sweep"), "k": [2, 4]}))
     sweep = read_sweep(SweepConfig(path))
-    training.train_together(configs, home)
+    configs = sweep.configs([base["site"]])
+    training.train_together(configs, sweep.home)
     for config in configs:
         assert by_tensorboard(config.out) == close(by_file(config.out))
 
