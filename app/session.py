@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.jobs import CANCELLED, FAILED, Job, Progress, Worker
-from workbench.errors import SettingError
+from workbench.errors import SettingError, WorkbenchError
 
 if TYPE_CHECKING:
     from saes.firing import Firing
@@ -168,17 +168,15 @@ def named(directories: Sequence[Path]) -> dict[str, Path]:
 def open_dictionary(name: str, directory: Path, model: "HookedModel") -> Dictionary:
     """Read an SAE and its index. `SettingError` if it was not made for `model`."""
     from saes.index.feature_index import FeatureIndex
+    from saes.route import check_route
     from saes.storage import load_sae
     from workbench.files import read_json
 
     sae = load_sae(directory)
-    if sae.site not in model.sites:
-        raise SettingError(
-            f"{directory} is an SAE for {sae.site or 'no named site'}, which {model.info.name} does not have"
-        )
-    if sae.cfg.d_in != model.info.d_model:
-        width = model.info.d_model
-        raise SettingError(f"{directory} reads {sae.cfg.d_in} numbers a token, but {model.info.name} has {width}")
+    try:
+        check_route(sae, model)
+    except WorkbenchError as error:
+        raise SettingError(f"{directory} does not belong to {model.info.name}: {error}") from None
     index = FeatureIndex.open(directory) if (directory / "features").is_dir() else None
     report = read_json(directory / "report.json") if (directory / "report.json").is_file() else {}
     return Dictionary(name, directory, sae, index, report)

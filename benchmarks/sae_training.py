@@ -21,7 +21,7 @@ import multiprocessing
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -126,6 +126,7 @@ def settings(architecture: str, d_sae: int, steps: int, batch: int, screening: b
         d_sae=d_sae,
         k=K,
         l1_coefficient=1.0,
+        penalty="l0",
         l0_coefficient=1.0,
         pre_act_coefficient=0.0,
         threshold=0.01,
@@ -142,12 +143,15 @@ def settings(architecture: str, d_sae: int, steps: int, batch: int, screening: b
 
 
 def ours(config: TrainConfig, sample: Tensor) -> Trainer:
-    """A trainer that starts from a centre of 0 and a scale of 1, where all sides agree."""
+    """A trainer that starts from a centre of 0 and a scale and unit of 1, where all sides agree."""
     trainer = Trainer(config, sample, {})
     trainer.scale = torch.ones(sample.shape[1])
     sae = trainer.sae
     with torch.no_grad():
         sae.b_dec.zero_()
+        if config.architecture == "jumprelu":
+            sae.cfg = replace(sae.cfg, unit=1.0)
+            sae.threshold.fill_(config.threshold)
         if config.architecture in ("standard", "jumprelu", "gated"):
             pre = sample[:512] @ sae.W_enc
             bias = sae.b_gate if config.architecture == "gated" else sae.b_enc

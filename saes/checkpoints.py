@@ -9,15 +9,16 @@
 Where several SAEs are trained together, each has a directory of its own within the checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from saes.finetuner import Finetuner
 from saes.storage import save_sae
 from saes.trainer import Trainer
-from workbench.errors import DamagedFile
+from workbench.errors import DamagedFile, SettingError
 from workbench.files import (
     read_json,
     read_tensors,
@@ -52,9 +53,16 @@ class Checkpoints:
         return next(reversed(self.all()), None)
 
     def write(
-        self, step: int, facts: Mapping[str, Any], stream: Mapping[str, Tensor], trainers: Mapping[str, Trainer]
+        self,
+        step: int,
+        facts: Mapping[str, Any],
+        stream: Mapping[str, Tensor],
+        trainers: Mapping[str, Trainer | Finetuner],
     ) -> None:
-        """Write the checkpoint of a step, then remove the oldest. Raises `OSError`; earlier ones are then untouched."""
+        """Write the checkpoint of a step, then remove the oldest. Raises `OSError`; earlier ones are then untouched.
+
+        Of several processes the one that leads writes, while the others `follow`.
+        """
         with whole_directory(self.at(step)) as stage:
             for name, trainer in trainers.items():
                 save_sae(trainer.folded(), stage / name)
@@ -63,6 +71,20 @@ class Checkpoints:
             write_json(stage / FACTS_FILE, {"step": step, **facts})
         for old in self.all()[:-KEPT]:
             remove_directory(old)
+
+    @staticmethod
+    def follow(trainers: Iterable[Trainer]) -> None:
+        """Give what this process has to the one that writes."""
+        for trainer in trainers:
+            trainer.folded()
+            trainer.state()
+
+    def stopped(self, error: OSError) -> str:
+        """What to say of a run that could not write, and of what there is of it."""
+        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+        last = self.last()
+        kept = f"the run is kept up to {last.name}" if last else "no checkpoint had been written"
+        return f"{what}; {kept}, and can be resumed"
 
     def remove(self) -> None:
         """Remove them all, and what a killed process left of removing them."""
@@ -82,7 +104,15 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
     return facts
 
 
-def restore(checkpoint: Path, stream: Any, trainers: Mapping[str, Trainer]) -> None:
+def check_origin(checkpoint: Path, names: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Raises `SettingError` if a checkpoint comes from another model or corpus; `names` says how each is called now."""
+    begun, home = read_facts(checkpoint), checkpoint.parent.parent
+    for what, name in names.items():
+        if begun.get(f"{what}_fingerprint") != facts[f"{what}_fingerprint"]:
+            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
+
+
+def restore(checkpoint: Path, stream: Any, trainers: Mapping[str, Trainer | Finetuner]) -> None:
     """Bring a stream and trainers to where they were. Raises `DamagedFile` as `read_facts` does."""
     for name, target in ((STREAM_FILE, stream), *((f"{name}/{TRAINER_FILE}", one) for name, one in trainers.items())):
         try:

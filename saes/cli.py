@@ -1,9 +1,9 @@
-"""`workbench sae train`, `sweep`, `compare` and `eval`."""
+"""`workbench sae train`, `sweep`, `finetune`, `compare` and `eval`."""
 
 from workbench.cli.command import Command
 
 train = Command(
-    summary="Train a sparse autoencoder on the activations at one site of a model",
+    summary="Train a sparse autoencoder, a transcoder or a crosscoder on a model's activations",
     options="saes.config:TrainConfig",
     run="saes.console:train",
 )
@@ -12,6 +12,12 @@ sweep = Command(
     summary="Train several sparse autoencoders on one pass over the model, and compare them",
     options="saes.config:SweepConfig",
     run="saes.console:sweep",
+)
+
+finetune = Command(
+    summary="Fine-tune a sparse autoencoder on the loss of the model it is spliced into",
+    options="saes.config:FinetuneConfig",
+    run="saes.console:finetune",
 )
 
 compare = Command(

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from saes.route import Route
 from saes.run_directory import REPORT_FILE, SETTINGS_FILE
 from saes.storage import CONFIG_FILE
 from workbench.errors import DamagedFile, SettingError
@@ -119,15 +120,17 @@ def _row(run: Path, name: str) -> Row:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    """Site, architecture and d_sae, as they were trained where config.yaml says, or else as saved."""
+    """Site, architecture and d_sae, as they were trained where config.yaml says, or else as saved.
+
+    That of a fine-tuned SAE names the SAE that it began with.
+    """
     path = run / SETTINGS_FILE
     try:
-        if path.is_file():
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        else:
-            path = run / CONFIG_FILE
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {"sae": run}
+        if "sae" in settings:
+            path = (run if (run / CONFIG_FILE).is_file() else Path(settings["sae"])) / CONFIG_FILE
             saved = read_json(path)
-            settings = saved | {"site": (saved.get("metadata") or {}).get("hook_name") or ""}
+            settings = saved | {"site": str(Route.of(saved.get("metadata") or {}))}
         return {name: settings[name] for name in ("site", "architecture", "d_sae")}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise DamagedFile(f"{path} does not say what the SAE is") from None

@@ -9,22 +9,29 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from saes import training
+from saes import finetuning, training
 from saes.comparison import Comparison, compare_runs
-from saes.config import CompareConfig, EvalConfig, SweepConfig, TrainConfig
+from saes.config import CompareConfig, EvalConfig, FinetuneConfig, SweepConfig, TrainConfig
+from saes.finetuner import FinetuneMetrics
+from saes.finetuning import FinetuneResult
 from saes.judging.judgement import Judgement, judge
 from saes.judging.probing import read_labels
+from saes.origin import origin
+from saes.parallel.joining import device_here, leads
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
 from saes.training import Metrics, TrainResult
-from workbench.errors import SettingError, TrainingError
+from workbench.errors import TrainingError
 from workbench.files import write_text
 from workbench.model import load_model
 
 
-def train(config: TrainConfig) -> TrainResult:
-    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
+def train(config: TrainConfig) -> TrainResult | None:
+    """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on.
+
+    Of several processes one shows the bar, and says what came of it.
+    """
     with _progress("training", config.steps * config.batch_size) as (bar, task):
 
         def show(metrics: Metrics) -> None:
@@ -32,6 +39,8 @@ def train(config: TrainConfig) -> TrainResult:
             bar.update(task, completed=metrics.tokens, note=note)
 
         result = training.train(config, on_progress=show)
+    if not leads():
+        return None
     if result.interrupted:
         settings = shlex.quote(str(result.out / SETTINGS_FILE))
         raise TrainingError(
@@ -41,9 +50,11 @@ def train(config: TrainConfig) -> TrainResult:
     return result
 
 
-def sweep(config: SweepConfig) -> Comparison:
+def sweep(config: SweepConfig) -> Comparison | None:
     """Train with a progress bar, write pareto.html and return the comparison. Interrupted, it does as `train` does."""
-    home, configs = read_sweep(config)
+    asked = read_sweep(config)
+    model = load_model(asked.model, device=device_here(asked.device))
+    configs, home = asked.configs(model.sites), asked.home
     total = configs[0].steps * configs[0].batch_size
     with _progress(f"training {len(configs)} SAEs", total) as (bar, task):
 
@@ -51,7 +62,9 @@ def sweep(config: SweepConfig) -> Comparison:
             best = min(one.fvu for one in metrics)
             bar.update(task, completed=metrics[0].tokens, note=f"best FVU {best:.3f}  {len(metrics)} SAEs")
 
-        results = training.train_together(configs, home, on_progress=show)
+        results = training.train_together(configs, home, model, on_progress=show)
+    if not leads():
+        return None
     if results[0].interrupted:
         tokens = max(result.tokens for result in results)
         raise TrainingError(
@@ -59,6 +72,23 @@ def sweep(config: SweepConfig) -> Comparison:
             f"to go on: workbench sae sweep {shlex.quote(str(config.file))} --out {shlex.quote(str(home))} --resume"
         )
     return compare(CompareConfig((home,), home / "pareto.html"))
+
+
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """Fine-tune with a progress bar. Interrupted, it does as `train` does."""
+    with _progress("fine-tuning", config.steps) as (bar, task):
+
+        def show(metrics: FinetuneMetrics) -> None:
+            note = f"KL {metrics.kl:.4f}  FVU {metrics.fvu:.3f}  L0 {metrics.l0:.1f}"
+            bar.update(task, completed=metrics.step, note=note)
+
+        result = finetuning.finetune(config, on_progress=show)
+    if result.interrupted:
+        raise TrainingError(
+            f"interrupted after {result.steps:,} of {config.steps:,} steps, which are kept; "
+            f"to go on: workbench sae finetune --config {shlex.quote(str(result.out / SETTINGS_FILE))} --resume"
+        )
+    return result
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -81,12 +111,8 @@ def _write_figure(comparison: Comparison, path: Path) -> None:
 def evaluate(config: EvalConfig) -> Judgement:
     sae, others = load_sae(config.sae), [load_sae(path) for path in config.twins]
     labelled_texts = read_labels(config.labels) if config.labels else None
+    name, source = origin(sae, config.sae, config.model, config.corpus)
     trained = sae.cfg.metadata
-    name = config.model or trained.get("model_name")
-    source = config.corpus or trained.get("dataset_path")
-    if not (name and source and sae.site):
-        missing = "its site" if not sae.site else "model" if not name else "corpus"
-        raise SettingError(f"{config.sae} does not say {missing}; give it as an option")
     model = load_model(name, device=config.device)
     if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
         print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)
@@ -114,5 +140,5 @@ def _progress(what: str, total: int) -> Iterator[tuple[Progress, int]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not leads()) as bar:
         yield bar, bar.add_task(what, total=total, note="")

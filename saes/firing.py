@@ -27,12 +27,14 @@ class Firing:
 
 
 def fire(model: "HookedModel", sae: "SAE", text: str) -> Firing:
-    """Run `text` to the SAE's site and encode it. Raises `PromptError` for an empty text or one that is too long."""
+    """Run `text` as far as the SAE reads and encode it. Raises `PromptError` for an empty text or one too long."""
+    from saes.route import rows_at
     from workbench.activations import special_ids
 
-    tokens = model.to_tokens(text)
-    run = model.run(tokens, capture=[sae.site], stop_after=sae.site)
-    activations = sae.encode(run[sae.site][0]).detach().float().cpu()
+    tokens, reads = model.to_tokens(text), sae.route.reads
+    run = model.run(tokens, capture=reads, stop_after=max(reads, key=model.sites.index))
+    rows = rows_at(sae, reads, run.activations, tokens >= 0)
+    activations = sae.encode(rows).detach().float().cpu()
     for special in special_ids(model.tokenizer):
         activations[tokens[0].cpu() == special] = 0.0
     return Firing(tokens[0].cpu(), model.token_strings(tokens[0]), activations)

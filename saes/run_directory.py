@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from saes.config import TrainConfig
+from saes.config import FinetuneConfig, TrainConfig
 from saes.sae import SAE
 from saes.storage import CONFIG_FILE, WEIGHTS_FILE, save_sae
 from workbench.errors import DamagedFile, SettingError
@@ -23,10 +23,12 @@ from workbench.files import read_json, remove_parts, write_json, write_text
 SETTINGS_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
+TENSORBOARD_DIRECTORY = "tensorboard"
+WANDB_FILE = "wandb.json"
 _RESULTS = (REPORT_FILE, CONFIG_FILE, WEIGHTS_FILE, "features")
-_CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints")
-_FREE = ("out", "device", "cache", "checkpoint_every", "eval_tokens")
-"""Settings in which a resumed run may differ: they decide neither its weights nor its metrics."""
+_CONTENTS = (*_RESULTS, SETTINGS_FILE, METRICS_FILE, "checkpoints", TENSORBOARD_DIRECTORY, WANDB_FILE, "wandb")
+_FREE = ("out", "device", "cache", "parallel", "log_to", "checkpoint_every", "eval_tokens")
+"""Settings in which a resumed run may differ: they decide neither its weights nor its metrics, but for rounding."""
 
 
 class RunDirectory:
@@ -46,7 +48,7 @@ class RunDirectory:
     def complete(self) -> bool:
         return (self.path / REPORT_FILE).exists()
 
-    def open(self, config: TrainConfig) -> None:
+    def open(self, config: TrainConfig | FinetuneConfig) -> None:
         """Clear what an earlier run left, its feature index too, and write config.yaml."""
         self._clear(_CONTENTS)
         settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
@@ -59,7 +61,7 @@ class RunDirectory:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         write_text(path, b"".join(line for line in lines if _step(line) <= step).decode())
 
-    def check(self, config: TrainConfig) -> None:
+    def check(self, config: TrainConfig | FinetuneConfig) -> None:
         """Raises `SettingError` if the run was begun with other settings, `DamagedFile` if it does not say which."""
         path = self.path / SETTINGS_FILE
         try:

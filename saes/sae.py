@@ -7,7 +7,7 @@ saved SAE says so in `metadata.exclude_special_tokens`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,8 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saes.config import TrainConfig
-from saes.selection import Select, encode
+from saes.route import Route, one_site
+from saes.selection import Among, Select, encode
 from saes.sparse import Code, Dense
+from saes.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class SAE(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
+    team: Team = ALONE
+    """The processes that train it. Divided among them, `cfg.d_sae` and the weights are those of this one's latents."""
 
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__()
@@ -111,10 +115,24 @@ class SAE(nn.Module, ABC):
         """The shape of an SAE to be trained as `config` says on rows that hold `widths` values from each site."""
         return SAEConfig(sum(widths), config.d_sae, metadata=metadata)
 
+    @classmethod
+    def plan(cls, config: TrainConfig, known: Sequence[str]) -> Route:
+        """Where an SAE to be trained as `config` says reads and writes in a model that has the sites `known`.
+
+        Raises `UnknownSite`, and `SettingError` for sites that make no sense.
+        """
+        site = one_site(config.site, known, cls.architecture)
+        return Route((site,), (site,))
+
+    @property
+    def route(self) -> Route:
+        """Where in the model the SAE belongs; empty as far as its file did not say."""
+        return Route.of(self.cfg.metadata)
+
     @property
     def site(self) -> str:
-        """Where in the model the SAE belongs; empty if its file did not say."""
-        return self.cfg.metadata.get("hook_name") or ""
+        """The route in words: for an autoencoder the name of its site, and empty if that is not known."""
+        return str(self.route)
 
     @abstractmethod
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
@@ -133,11 +151,15 @@ class SAE(nn.Module, ABC):
 
     def reconstruct(self, x: Float[Tensor, "rows d_in"], active: Code | Dense) -> Float[Tensor, "rows d_out"]:
         """`forward`, from the code of x."""
-        return active.decode(self.W_dec) + self.b_dec
+        return self.team.from_latents(active.decode(self.W_dec)) + self.b_dec
 
     def split(self, rows: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor]:
         """The part of training rows to read, and the part to reconstruct: for an autoencoder the same."""
         return rows, rows
+
+    def parts(self, written: Float[Tensor, "... d_out"]) -> tuple[Tensor, ...]:
+        """Columns of a reconstruction, or of `W_dec`: a part for each site written."""
+        return (written,)
 
     def train_step(self, rows: Float[Tensor, "rows width"], config: TrainConfig, signals: Signals) -> Step:
         """The loss of a batch (in the scale of `norm_scale`), with gradients to every parameter.
@@ -161,13 +183,18 @@ class SAE(nn.Module, ABC):
     @property
     def centre(self) -> Float[Tensor, " d_in"] | None:
         """What is subtracted from the input."""
-        return self.b_dec if self.cfg.apply_b_dec_to_input else None
+        return self.team.to_latents(self.b_dec) if self.cfg.apply_b_dec_to_input else None
 
     def pre_activations(
-        self, x: Float[Tensor, "rows d_in"], select: Select, bias: Float[Tensor, " d_sae"] | None = None
+        self,
+        x: Float[Tensor, "rows d_in"],
+        select: Select,
+        bias: Float[Tensor, " d_sae"] | None = None,
+        among: Among | None = None,
     ) -> Code | Dense:
         """The selected of (x - centre) @ W_enc + bias; the bias is `b_enc` unless it is given."""
-        return encode(x, self.centre, self.W_enc, self.b_enc if bias is None else bias, select, self.screened)
+        bias = self.b_enc if bias is None else bias
+        return encode(x, self.centre, self.W_enc, bias, select, self.screened, among)
 
     def norms(self) -> Float[Tensor, " d_sae"]:
         return self.W_dec.norm(dim=1)
@@ -225,9 +252,14 @@ class SAE(nn.Module, ABC):
         self.b_enc.mul_(norms)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How much of a training row belongs to each site."""
+        return (self.cfg.d_in,)
+
+    @property
     def width(self) -> int:
         """The width of a training row."""
-        return self.cfg.d_in
+        return sum(self.widths)
 
 
 def squared_error(reconstruction: Float[Tensor, "rows d"], target: Float[Tensor, "rows d"]) -> Float[Tensor, ""]:
@@ -253,6 +285,13 @@ def norm_scale(rows: Float[Tensor, "rows d_in"], centre: Float[Tensor, " d_in"])
     return rows.shape[1] ** 0.5 / (rows - centre).norm(dim=1).mean().item()
 
 
-def normalized_error(reconstruction: Float[Tensor, "rows d_in"], x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2, the mean taken over these rows."""
-    return (reconstruction - x).square().sum() / (x - x.mean(0)).square().sum()
+def variance(rows: Float[Tensor, "rows d"], team: Team = ALONE) -> Float[Tensor, ""]:
+    """|row - mean|^2, averaged over the rows of the team."""
+    return team.mean(squared_error(rows, team.mean(rows.mean(0)).expand_as(rows)))
+
+
+def normalized_error(
+    reconstruction: Float[Tensor, "rows d_in"], x: Float[Tensor, "rows d_in"], team: Team = ALONE
+) -> Float[Tensor, ""]:
+    """Fraction of variance unexplained: mean |x - x_hat|^2 / mean |x - mean|^2, over the rows of the team."""
+    return team.mean(squared_error(reconstruction, x)) / variance(x, team)

@@ -4,7 +4,7 @@ A selection is a choice and has no gradient. `encode` makes it, and gives the ke
 machine is quick at it, 8-bit bounds say where to look, and the product is made in full only for what they point to.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saes.screening import Bounds, worthwhile
 from saes.sparse import Code, Dense, Pattern, sample, sampled_product
+from saes.team import ALONE, Team
 
 CHUNK_ENTRIES = {"cpu": 2**22, "other": 2**27}
 """How many pre-activations are held at a time: on a CPU few enough that they stay in its cache."""
@@ -38,6 +39,13 @@ class Kept(NamedTuple):
 
     def pattern(self, d_sae: int) -> Pattern:
         return Pattern(self.indices, F.pad(self.counts.cumsum(0), (1, 0)), d_sae)
+
+
+Found = tuple[Float[Tensor, " entries"], Pattern]
+"""Values and pattern of selected pre-activations."""
+
+Among = Callable[[Found], Found]
+"""Picks some of the selected."""
 
 
 @runtime_checkable
@@ -125,7 +133,7 @@ def _top_k(scores: Float[Tensor, "rows d_sae"], k: int) -> tuple[Float[Tensor, "
     """
     rows, d_sae = scores.shape
     n_blocks = d_sae // BLOCK
-    if scores.device.type != "cpu" or d_sae % BLOCK or 2 * k > n_blocks:
+    if scores.device.type != "cpu" or d_sae % BLOCK or 2 * k >= n_blocks:
         return scores.topk(k, sorted=False)
     _, blocks = _top_k(scores.view(rows, BLOCK, n_blocks).amax(1), k)
     members = (blocks[:, None] + torch.arange(0, d_sae, n_blocks)[:, None]).flatten(1)
@@ -140,15 +148,18 @@ def encode(
     b_enc: Float[Tensor, " d_sae"],
     select: Select,
     screened: bool = False,
+    among: Among | None = None,
 ) -> Code | Dense:
     """The selected entries of (x - centre) @ W_enc + b_enc: differentiable once in all four. `Dense`, all of them.
 
-    `screened`: look only where 8-bit bounds say that they may be, if that is quicker.
+    `screened`: look only where 8-bit bounds say that they may be, if that is quicker. `among` chooses once more, among
+    what was selected in all rows.
     """
-    found = scan(x, centre, W_enc, b_enc, select, screened)
-    if found is None:
+    kept = scan(x, centre, W_enc, b_enc, select, screened)
+    if kept is None:
         return Dense(torch.addmm(_bias(centre, W_enc, b_enc), x, W_enc))
-    return sample(x, centre, W_enc, b_enc, found.values, found.pattern(len(b_enc)))
+    found = kept.values, kept.pattern(len(b_enc))
+    return sample(x, centre, W_enc, b_enc, *(among(found) if among else found))
 
 
 def _bias(
@@ -168,7 +179,7 @@ def scan(
     screened: bool = False,
 ) -> Kept | None:
     """The selected pre-activations; None if `select` gives up."""
-    chunk = max(1, CHUNK_ENTRIES["cpu" if x.device.type == "cpu" else "other"] // len(b_enc))
+    chunk = max(1, CHUNK_ENTRIES["cpu" if x.device.type == "cpu" else "other"] // max(1, len(b_enc)))
     if screened and worthwhile(x, W_enc):
         found = _screen(x if centre is None else x - centre, W_enc, b_enc, select, chunk)
         if found is not None:
@@ -190,7 +201,7 @@ def _screen(
     Whether they are shows in the first chunk. Rows that they leave undecided are made in full.
     """
     bounds, parts = Bounds(W_enc, b_enc, select.norms, x.square().mean(0).sqrt()), []
-    for rows in (x[:chunk], x[chunk:]):
+    for rows in filter(len, (x[:chunk], x[chunk:])):
         candidates = _collect(select.candidates(bounds(few)) for few in rows.split(chunk))
         if candidates is None:
             return None
@@ -223,28 +234,28 @@ def batch_top_k(
     b_enc: Float[Tensor, " d_sae"],
     k: float,
     norms: Float[Tensor, " d_sae"],
+    team: Team = ALONE,
     screened: bool = False,
 ) -> tuple[Code, Float[Tensor, ""]]:
     """The k·rows entries of the whole batch whose pre-activation times norm is largest, and positive; and the least.
+
+    A team chooses among the rows and latents of all its processes, and each gets the chosen ones that are its own.
 
     Candidates are all entries above a floor, which the first rows suggest such that about 2k a row pass it. If k·rows
     do pass, no other entry can be among the largest, and the choice is exact; if not, the floor is lowered and the
     batch read again.
     """
-    wanted = int(k * len(x))
-    floor = _floor(x[:64], centre, W_enc, b_enc, 2 * k, norms)
+    wanted = int(k * len(x) * team.row_parts)
+    floor = team.total(_floor(x[:64], centre, W_enc, b_enc, 2 * k / team.latent_parts, norms)) / team.size
     while True:
         kept = scan(x, centre, W_enc, b_enc, Above(floor / norms, at_most=1.0), screened)
-        if len(kept.values) >= wanted or floor == 0.0:
+        if team.total(len(kept.values)) >= wanted or floor == 0.0:
             break
         floor = floor / 2 if floor > 1e-6 else 0.0
-    values, pattern = kept.values, kept.pattern(len(b_enc))
-    scores = values * norms[pattern.indices]
-    if len(values) > wanted:
-        chosen = scores.topk(wanted, sorted=False).indices.sort().values
-        values, scores, pattern = values[chosen], scores[chosen], pattern.only(chosen)
-    least = scores.min() if len(scores) else scores.new_zeros(())
-    return sample(x, centre, W_enc, b_enc, values, pattern), least
+    pattern = kept.pattern(len(b_enc))
+    chosen, least = team.largest(kept.values * norms[pattern.indices], wanted)
+    chosen = chosen.sort().values
+    return sample(x, centre, W_enc, b_enc, kept.values[chosen], pattern.only(chosen)), least
 
 
 @torch.no_grad()

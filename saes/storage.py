@@ -1,6 +1,7 @@
 """SAEs on disk, in the format of SAELens 6: cfg.json and sae_weights.safetensors.
 
-`sae_lens.SAE.load_from_disk` opens what `save_sae` writes, and `load_sae` opens what SAELens writes.
+`sae_lens.SAE.load_from_disk` opens what `save_sae` writes, and `load_sae` opens what SAELens writes. Crosscoders and
+TopK transcoders have the same files, but SAELens does not know them.
 """
 
 import json
@@ -67,10 +68,10 @@ def load_sae(directory: str | Path, device: str | torch.device = "cpu") -> SAE:
 def _to_cfg(sae: SAE) -> dict[str, Any]:
     cfg = sae.cfg
     fields: dict[str, Any] = {"architecture": sae.architecture, "d_in": cfg.d_in, "d_sae": cfg.d_sae}
-    if sae.architecture == "topk":
-        fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
-    elif sae.architecture == "matching_pursuit":
+    if sae.architecture == "matching_pursuit":
         fields |= {"max_iterations": cfg.k, "residual_threshold": cfg.residual_threshold}
+    elif cfg.k:
+        fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
     if cfg.d_out:
         fields |= {"d_out": cfg.d_out}
     if cfg.widths:
@@ -94,12 +95,16 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
         raise DamagedFile(f"{path} has the architecture {json.dumps(architecture)}; known here are {known}")
     if cfg.get("normalize_activations", "none") not in ("none", "expected_average_only_in"):
         raise DamagedFile(f"{path} normalises activations by {cfg['normalize_activations']!r}, which is not supported")
-    counts = {"topk": ["k"], "transcoder": ["d_out"], "skip_transcoder": ["d_out"]}.get(architecture, [])
+    by_k = architecture.startswith("topk")
+    counts = (*(["k"] if by_k else []), *(["d_out"] if architecture.endswith("transcoder") else []))
     for name in ("d_in", "d_sae", *counts):
         if not isinstance(cfg.get(name), int) or cfg[name] < 1:
             raise DamagedFile(f"{path} must give {name} as a whole number above 0, not {cfg.get(name)!r}")
-    if architecture == "topk" and cfg["k"] > cfg["d_sae"]:
+    if by_k and cfg["k"] > cfg["d_sae"]:
         raise DamagedFile(f"{path}: k must be at most d_sae ({cfg['d_sae']}), not {cfg['k']}")
+    widths = cfg.get("widths") or ()
+    if architecture.endswith("crosscoder") and not _are_widths(widths, cfg["d_in"]):
+        raise DamagedFile(f"{path} must give the widths of two sites or more, which add up to d_in ({cfg['d_in']})")
     pursues = architecture == "matching_pursuit"
     return architecture, SAEConfig(
         cfg["d_in"],
@@ -109,9 +114,15 @@ def _from_cfg(path: Path, cfg: Any) -> tuple[str, SAEConfig]:
         cfg.get("metadata") or {},
         by_norm=bool(cfg.get("rescale_acts_by_decoder_norm")),
         d_out=cfg.get("d_out"),
-        widths=tuple(cfg.get("widths") or ()),
+        widths=tuple(widths),
         residual_threshold=cfg.get("residual_threshold", 1e-2) if pursues else 0.0,
     )
+
+
+def _are_widths(value: Any, total: int) -> bool:
+    """Whether this is a list of two widths or more that add up."""
+    whole = isinstance(value, list) and all(isinstance(width, int) and width > 0 for width in value)
+    return whole and len(value) > 1 and sum(value) == total
 
 
 def _fill(sae: SAE, tensors: dict[str, Tensor], path: Path) -> None:

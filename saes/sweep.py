@@ -1,7 +1,7 @@
 """A sweep: the runs that a YAML file asks for."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from saes.config import SweepConfig, TrainConfig
 from workbench.cli.command import check_names, read_settings
 from workbench.errors import SettingError
+from workbench.sites import expand, layer_of
 
 LISTS = (tuple, Sequence)
 """Kinds of option of which one value is a list."""
@@ -23,19 +24,41 @@ SHARED = (
     "data_seed",
     "cache",
     "log_every",
+    "log_to",
     "checkpoint_every",
     "eval_tokens",
     "device",
+    "parallel",
 )
 """Options of the pass over the model, which all runs share. Those of the SAE itself may vary."""
 _SET_HERE = ("out", "overwrite", "resume")
 
 
-def read_sweep(sweep: SweepConfig) -> tuple[Path, list[TrainConfig]]:
-    """The directory of a sweep, and a configuration for each of its runs, all in that directory.
+@dataclass(frozen=True)
+class Sweep:
+    """What a file asks for: the directory of the runs, the settings of each, and the model that all of them read."""
 
-    A run is named after the settings in which it differs from the others: `topk-k8`. Data are shuffled by `data_seed`,
-    or else by the first seed. Raises `SettingError` for a file that cannot be read or makes no sense.
+    file: Path
+    home: Path
+    members: list[dict[str, Any]]
+    model: str
+    device: str | None
+
+    def configs(self, known: Sequence[str]) -> list[TrainConfig]:
+        """A configuration for each run, its directory within `home`. `known` are the model's sites.
+
+        A run is named after the settings in which it differs from the others: `topk-k8`. Raises `SettingError` if two
+        are the same, and `UnknownSite`.
+        """
+        members = [one for member in self.members for one in _at_each_site(member, known)]
+        names = _names(members, self.file)
+        return [TrainConfig(**member | {"out": self.home / name}) for member, name in zip(members, names, strict=True)]
+
+
+def read_sweep(sweep: SweepConfig) -> Sweep:
+    """Read the file of a sweep. Data are shuffled by `data_seed`, or else by the first seed.
+
+    Raises `SettingError` for a file that cannot be read or makes no sense.
     """
     settings = read_settings(sweep.file)
     groups = settings.pop("runs", [{}])
@@ -54,12 +77,23 @@ def read_sweep(sweep: SweepConfig) -> tuple[Path, list[TrainConfig]]:
         if shared := [name for name in group if name in SHARED]:
             raise SettingError(f"{sweep.file}: {shared[0]} is the same for all runs; write it above them")
     members = [member for group in groups for member in _combinations(settings | group, sweep.file)]
-    home = Path(out)
+    if not all(member.get("site") for member in members):
+        raise SettingError(f"{sweep.file} does not say where the activations come from; give it a `site`")
     here = {"overwrite": sweep.overwrite, "resume": sweep.resume, "data_seed": members[0].get("seed", 0)}
     device = {} if sweep.device is None else {"device": sweep.device}
-    return home, [
-        TrainConfig(**here | member | device | {"out": home / name})
-        for name, member in zip(_names(members, sweep.file), members, strict=True)
+    members = [here | member | device for member in members]
+    first, *_ = [TrainConfig(**member | {"out": Path(out)}) for member in members]
+    return Sweep(sweep.file, Path(out), members, first.model, first.device)
+
+
+def _at_each_site(member: dict[str, Any], known: Sequence[str]) -> list[dict[str, Any]]:
+    """A run for each site of a pattern, unless one run is to read them all; a `*` in `site_out` is the same layer."""
+    if "*" not in member["site"] or member.get("architecture", "").endswith("crosscoder"):
+        return [member]
+    out = member.get("site_out")
+    return [
+        member | {"site": site} | ({"site_out": out.replace("*", str(layer_of(site)))} if out else {})
+        for site in expand(member["site"], known)
     ]
 
 
@@ -71,7 +105,7 @@ def _combinations(settings: dict[str, Any], path: Path) -> Iterator[dict[str, An
         whole = get_origin(kinds[name]) in LISTS and not (listed and any(isinstance(one, list) for one in value))
         if value == [] and not whole:
             raise SettingError(f"{path}: {name} is an empty list")
-        if listed and name in SHARED:
+        if listed and not whole and name in SHARED:
             raise SettingError(f"{path}: {name} is the same for all runs of a sweep, so it cannot be a list")
         values = value if listed and not whole else [value]
         choices.append([(name, _typed(name, one, kinds[name], path)) for one in values])
@@ -114,6 +148,6 @@ def _names(members: list[dict[str, Any]], path: Path) -> list[str]:
 
 def _part(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return value.replace("*", "all")
     parts = value if isinstance(value, tuple) else [value]
     return name + "x".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)

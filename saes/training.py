@@ -1,17 +1,27 @@
 """Training: activations stream in, an SAE and the record of how it came about go out."""
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saes.checkpoints import Checkpoints, read_facts
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from saes.architectures import ARCHITECTURES
+from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
-from saes.evaluation import SAEReport, evaluate
+from saes.evaluation import evaluate
 from saes.interrupt import Interrupt
+from saes.loggers import check_loggers
+from saes.parallel.joining import joined
+from saes.report import SAEReport
+from saes.route import Route
 from saes.run_directory import RunDirectory
+from saes.storage import load_sae
+from saes.team import Team
 from saes.trainer import Metrics, Trainer
 from saes.training_pass import TrainingPass
 from saes.training_run import TrainingRun
@@ -20,7 +30,6 @@ from workbench.corpus import Corpus, open_corpus
 from workbench.errors import CorpusError, SettingError, TrainingError
 from workbench.files import held
 from workbench.model import HookedModel, load_model
-from workbench.sites import expand
 
 STATISTICS_ROWS = 16_384
 """Activations from which the input's scale and the decoder's bias are estimated."""
@@ -87,66 +96,114 @@ def train_together(
 
     The configurations may differ in `out`, `site`, `seed` and whatever concerns the SAE alone; their checkpoints are
     shared, and lie in `home`. An SAE that goes wrong is given up, and its result says why.
+
+    Under `torchrun` every process calls this, and they train together as `parallel` says. One of them writes the files
+    and measures the SAEs: the others' results have no report. Raises `ProcessLost` where another has ended.
     """
+    with joined(configs[0]) as team:
+        return _train_in(team, configs, home, model, corpus, held_out, on_progress, interrupt or Interrupt())
+
+
+def _train_in(
+    team: Team,
+    configs: Sequence[TrainConfig],
+    home: Path,
+    model: HookedModel | None,
+    corpus: Corpus | None,
+    held_out: Corpus | None,
+    on_progress: Callable[[list[Metrics]], None] | None,
+    interrupt: Interrupt,
+) -> list[TrainResult]:
     shared = configs[0]
+    for config in configs:
+        team.check(config)
     directories = [RunDirectory(config.out, config.overwrite, config.resume) for config in configs]
     checkpoints = Checkpoints(home)
     if checkpoints.last() and not (shared.overwrite or shared.resume):
         raise SettingError(f"{home} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
+    check_loggers(shared.log_to)
     if shared.resume and all(directory.complete for directory in directories):
-        checkpoints.remove()
+        if team.leads:
+            checkpoints.remove()
         return [_complete(directory) for directory in directories]
-    model = model or load_model(shared.model, device=shared.device)
-    configs = [replace(config, site=_single_site(config.site, model)) for config in configs]
+    model = model or load_model(shared.model, device=team.device_of(shared.device))
+    routes = [ARCHITECTURES[config.architecture].plan(config, model.sites) for config in configs]
+    configs = [_explicit(config, route) for config, route in zip(configs, routes, strict=True)]
     if corpus is None:
         corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
         held_out = open_held_out(shared.corpus_name, model, shared.context)
     last = checkpoints.last() if shared.resume else None
     if last:
         _check_same(last, configs, directories, model, corpus)
-    with closing(_stream(configs, model, corpus)) as stream:
-        runs = _runs(configs, directories, home, stream, model, corpus)
+    sites = [site for route in routes for site in route.sites]
+    with closing(_stream(configs[0], sites, model, corpus, team)) as stream:
+        runs = _runs(configs, routes, directories, home, stream, model, corpus, team)
         ours = TrainingPass(runs, stream, checkpoints, _origin(model, corpus))
-        home.mkdir(parents=True, exist_ok=True)
+        if team.leads:
+            home.mkdir(parents=True, exist_ok=True)
+        team.wait()
         try:
-            with held(home):
-                return _train(ours, last, model, held_out, on_progress, interrupt or Interrupt())
+            with held(home) if team.leads else nullcontext(), closing(ours):
+                return _train(ours, last, model, held_out, on_progress, interrupt, team)
         except OSError as error:
-            raise TrainingError(_stopped(error, checkpoints)) from None
+            raise TrainingError(checkpoints.stopped(error)) from None
 
 
-def _stream(configs: Sequence[TrainConfig], model: HookedModel, corpus: Corpus) -> ActivationStream:
-    shared = configs[0]
+def _explicit(config: TrainConfig, route: Route) -> TrainConfig:
+    """The configuration with the names of its sites spelt out; a crosscoder's pattern says as much as its sites."""
+    if len(route.reads) > 1:
+        return config
+    return replace(config, site=route.reads[0], site_out=None if route.writes == route.reads else route.writes[0])
+
+
+def _stream(
+    shared: TrainConfig, sites: Sequence[str], model: HookedModel, corpus: Corpus, team: Team
+) -> ActivationStream:
+    model, relay = team.share(model)
     return shuffled_activations(
         model,
         corpus,
-        [config.site for config in configs],
+        sites,
         rows_per_step=shared.batch_size,
         buffer_rows=shared.buffer,
         n_tokens=shared.steps * shared.batch_size,
         seed=shared.order,
         skip_special=True,
-        cache=shared.cache,
+        cache=shared.cache if team.leads else None,
+        relay=relay,
     )
 
 
 def _runs(
     configs: Sequence[TrainConfig],
+    routes: Sequence[Route],
     directories: Sequence[RunDirectory],
     home: Path,
     stream: ActivationStream,
     model: HookedModel,
     corpus: Corpus,
+    team: Team,
 ) -> list[TrainingRun]:
     sample = stream.peek(min(STATISTICS_ROWS, configs[0].buffer // 2))
     if not len(sample):
         raise TrainingError("the corpus gave no activations to train on; it holds too little text")
     runs = []
-    for config, directory in zip(configs, directories, strict=True):
-        columns = stream.columns(config.site)
-        trainer = Trainer(config, sample[:, columns], metadata_of(config, model, corpus))
+    for config, route, directory in zip(configs, routes, directories, strict=True):
+        columns, widths = _columns(stream, route, sample.device)
+        trainer = Trainer(config, sample[:, columns], metadata_of(config, route, model, corpus), widths, team)
         runs.append(TrainingRun(directory.path.relative_to(home).as_posix(), trainer, directory, columns))
     return runs
+
+
+def _columns(
+    stream: ActivationStream, route: Route, device: torch.device
+) -> tuple[slice | Int[Tensor, " width"], tuple[int, ...]]:
+    """Where in a row the activations at the sites of a route lie, and how wide each is."""
+    parts = [stream.columns(site) for site in route.sites]
+    widths = tuple(part.stop - part.start for part in parts)
+    if len(parts) == 1:
+        return parts[0], widths
+    return torch.cat([torch.arange(part.start, part.stop, device=device) for part in parts]), widths
 
 
 def _train(
@@ -156,6 +213,7 @@ def _train(
     held_out: Corpus | None,
     on_progress: Callable[[list[Metrics]], None] | None,
     interrupt: Interrupt,
+    team: Team,
 ) -> list[TrainResult]:
     """Train from the last checkpoint, or from the beginning, to the end; save the SAEs, and measure them."""
     with interrupt:
@@ -163,11 +221,14 @@ def _train(
             ours.restore(last)
         else:
             ours.open()
-        ours.fit(on_progress, interrupt)
-        if interrupt.requested:
+        if ours.fit(on_progress, interrupt):
             return [_result(ours, run, None, interrupted=True) for run in ours.runs]
         for run in ours.going:
-            run.directory.finish(run.trainer.folded())
+            sae = run.trainer.folded()
+            if team.leads:
+                run.directory.finish(sae)
+    if not team.leads:
+        return [_result(ours, run, None) for run in ours.runs]
     reports = {run.name: _measure(run, model, held_out) for run in ours.going}
     for run in ours.going:
         report = reports[run.name]
@@ -179,7 +240,8 @@ def _train(
 def _measure(run: TrainingRun, model: HookedModel, held_out: Corpus | None) -> SAEReport | None:
     if held_out is None:
         return None
-    return evaluate(run.trainer.folded(), model, held_out, run.trainer.config.eval_tokens)
+    sae = load_sae(run.directory.path, model.device)
+    return evaluate(sae, model, held_out, run.trainer.config.eval_tokens)
 
 
 def _result(ours: TrainingPass, run: TrainingRun, report: SAEReport | None, interrupted: bool = False) -> TrainResult:
@@ -191,10 +253,7 @@ def _complete(directory: RunDirectory) -> TrainResult:
     """The result of a run that was completed before, from its files."""
     saved = directory.read_report()
     done = {name: saved["training"][name] for name in ("steps", "tokens", "seconds")}
-    report = None
-    if "fvu" in saved:
-        figures = {field.name: saved[field.name] for field in fields(SAEReport)}
-        report = SAEReport(**{name: math.nan if value is None else value for name, value in figures.items()})
+    report = SAEReport.from_dict(saved) if "fvu" in saved else None
     return TrainResult(directory.path, **done, interrupted=False, report=report, failed=saved.get("failed"))
 
 
@@ -212,17 +271,7 @@ def _check_same(
     """Raises `SettingError` if a checkpoint comes from other settings, another model or another corpus."""
     for directory, config in zip(directories, configs, strict=True):
         directory.check(config)
-    begun, now, home = read_facts(checkpoint), _origin(model, corpus), checkpoint.parent.parent
-    for what, name in (("model", configs[0].model), ("corpus", configs[0].corpus_name)):
-        if begun[f"{what}_fingerprint"] != now[f"{what}_fingerprint"]:
-            raise SettingError(f"{name} is not the {what} that the run in {home} was begun with: it has changed")
-
-
-def _stopped(error: OSError, checkpoints: Checkpoints) -> str:
-    what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
-    last = checkpoints.last()
-    kept = f"the run is kept up to {last.name}" if last else "no checkpoint had been written"
-    return f"{what}; {kept}, and can be resumed"
+    check_origin(checkpoint, {"model": configs[0].model, "corpus": configs[0].corpus_name}, _origin(model, corpus))
 
 
 def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
@@ -235,10 +284,9 @@ def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
         return corpus
 
 
-def metadata_of(config: TrainConfig, model: HookedModel, corpus: Corpus) -> dict[str, Any]:
+def metadata_of(config: TrainConfig, route: Route, model: HookedModel, corpus: Corpus) -> dict[str, Any]:
     """What SAELens and its readers look for beside the weights, and how the SAE was trained."""
-    return {
-        "hook_name": config.site,
+    return route.metadata() | {
         "hook_head_index": None,
         "model_name": config.model,
         "model_class_name": "TransformerBridge",
@@ -251,10 +299,3 @@ def metadata_of(config: TrainConfig, model: HookedModel, corpus: Corpus) -> dict
         "training_tokens": config.tokens,
         "seed": config.seed,
     }
-
-
-def _single_site(pattern: str, model: HookedModel) -> str:
-    sites = expand(pattern, model.sites)
-    if len(sites) > 1:
-        raise SettingError(f"site must name one place, and {pattern} names {len(sites)}: {sites[0]}, {sites[1]}…")
-    return sites[0]

@@ -3,10 +3,11 @@
 import time
 from dataclasses import asdict
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saes.run_directory import METRICS_FILE, MetricsLog, RunDirectory
+from saes.loggers import RunLog
+from saes.run_directory import RunDirectory
 from saes.trainer import Metrics, Trainer
 from workbench.errors import TrainingError
 
@@ -14,8 +15,11 @@ from workbench.errors import TrainingError
 class TrainingRun:
     """A trainer, its directory, and the columns of a row of activations that it reads."""
 
-    def __init__(self, name: str, trainer: Trainer, directory: RunDirectory, columns: slice) -> None:
+    def __init__(
+        self, name: str, trainer: Trainer, directory: RunDirectory, columns: slice | Int[Tensor, " width"]
+    ) -> None:
         self.name, self.trainer, self.directory, self.columns = name, trainer, directory, columns
+        self.log = RunLog(directory.path, trainer.config.log_to, trainer.config.to_dict())
         self.seconds = 0.0
         """Time spent in its own steps."""
         self.failure: str | None = None
@@ -31,8 +35,8 @@ class TrainingRun:
         if trainer.steps % config.log_every:
             return None
         metrics = trainer.metrics(x, step)
-        with MetricsLog(self.directory.path / METRICS_FILE) as log:
-            log.write(asdict(metrics))
+        if trainer.team.leads:
+            self.log.write(asdict(metrics))
         if metrics.dead == 1:
             raise TrainingError(
                 f"every latent is dead at step {trainer.steps}: none has fired for {config.dead_after:,} tokens; "

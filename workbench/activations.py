@@ -17,6 +17,9 @@ from workbench.errors import CorpusError, SettingError
 from workbench.fused import fused
 from workbench.model import HookedModel
 
+RowSource = Callable[[Position], Generator[tuple[Float[Tensor, "row d"], Position], None, Any]]
+"""Gives rows from a place in the corpus on, without end, each batch with the place that follows it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationBatch(TokenBatch):
@@ -83,13 +86,13 @@ def _check_vocabulary(batch: TokenBatch, model: HookedModel) -> None:
 class ActivationStream:
     """Shuffled rows of activations, a step at a time: an iterator that can be saved and go on exactly where it was.
 
-    `rows_from(position)` gives rows and the position after them, at most `batch_rows` at once, without end.
-    `n_rows` are served in all (whole steps only). `widths` are the sites that lie side by side in a row.
+    `rows_from` gives at most `batch_rows` at once; `n_rows` are served in all (whole steps only). `widths` are those of
+    the sites that lie side by side in a row.
     """
 
     def __init__(
         self,
-        rows_from: Callable[[Position], Generator[tuple[Float[Tensor, "row d"], Position], None, Any]],
+        rows_from: RowSource,
         buffer: ShufflingBuffer,
         *,
         rows_per_step: int,
@@ -170,6 +173,7 @@ def shuffled_activations(
     skip_special: bool = True,
     batch_size: int = 32,
     cache: str | Path | None = None,
+    relay: Callable[[RowSource, int, torch.dtype], RowSource] | None = None,
 ) -> ActivationStream:
     """Shuffled activations at some sites, `[rows_per_step, d]` at a time, `n_tokens` of them in all (whole steps only).
 
@@ -177,8 +181,9 @@ def shuffled_activations(
     the model and one shuffling serve them all. The corpus is repeated as often as needed. Activations wait in a buffer
     of `buffer_rows`, refilled when half empty by running the model on `batch_size` contexts at a time. `skip_special`
     leaves out the tokenizer's BOS, EOS and padding, whose activations are far larger than others and would govern the
-    training of an SAE. With `cache`, what is harvested is kept in that directory, and what is there is not harvested
-    again; the stream is the same.
+    training of an SAE. With `cache`, what is harvested is kept in that directory or at that URL, and what is there is
+    not harvested again; the stream is the same. Of several processes that are to have the same stream, one may harvest
+    and pass its rows on: `relay` makes each one's source, of rows of a width and type, one that all share.
 
     Raises `SettingError` if the buffer cannot hold a step and a batch at once, or if the cache is of something else;
     and what `harvest` raises.
@@ -201,6 +206,8 @@ def shuffled_activations(
             model.fingerprint, corpus.fingerprint, corpus.context, batch_size, skip, str(first.dtype), widths
         )
         rows_from = ActivationCache(cache, contents, harvested).rows_from
+    if relay is not None:
+        rows_from = relay(rows_from, sum(widths.values()), first.dtype)
     return ActivationStream(
         rows_from,
         ShufflingBuffer(buffer_rows, sum(widths.values()), seed=seed, dtype=first.dtype, device=first.device),

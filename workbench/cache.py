@@ -1,4 +1,4 @@
-"""Activations on disk: harvested once, read by every run that wants the same.
+"""Activations on disk, or at a URL: harvested once, read by every run that wants the same.
 
 A cache is a record of a harvest, in the order of the corpus (which is random: see `workbench.packing`). A shard is
 named after the place in the corpus where it begins, and says where it ends, which is where the next one begins. So
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from workbench.corpus import Position
 from workbench.errors import DamagedFile, SettingError
-from workbench.files import read_json, read_tensors, write_json, write_tensors
+from workbench.folders import open_folder
 
 MANIFEST_FILE = "manifest.json"
+SUFFIX = ".safetensors"
 SHARD_BYTES = 2**26
 """Size at which a shard is written: 64 MiB."""
 
@@ -44,41 +45,40 @@ class Contents:
 
 
 class ActivationCache:
-    """A directory of activations, read as if it held the whole corpus.
+    """A folder of activations, read as if it held the whole corpus.
 
     `harvest(position, sites)` gives what it does not hold yet, and what it gives is kept. A cache of more sites than
     are asked for serves as well.
     """
 
     def __init__(
-        self, directory: str | Path, contents: Contents, harvest: Callable[[Position, tuple[str, ...]], Rows]
+        self, where: str | Path, contents: Contents, harvest: Callable[[Position, tuple[str, ...]], Rows]
     ) -> None:
-        """Raises `SettingError` if the directory holds something else, `DamagedFile` if its manifest is broken."""
-        self.path = Path(directory)
-        if self.path.exists() and not self.path.is_dir():
-            raise SettingError(f"a cache is a directory, and {self.path} is a file")
+        """Raises `SettingError` if there is something else at that path or URL, `DamagedFile` if the manifest is
+        broken.
+        """
+        self._folder = open_folder(where)
         self._sites = self._open(contents)
         self._columns = _columns(self._sites, tuple(contents.sites))
         self._harvest = harvest
 
     def _open(self, wanted: Contents) -> dict[str, int]:
         """The sites that the cache holds; a new one is begun."""
-        manifest = self.path / MANIFEST_FILE
-        if not self.path.exists() or not any(self.path.iterdir()):
-            write_json(manifest, asdict(wanted))
+        if not self._folder.names():
+            self._folder.write_json(MANIFEST_FILE, asdict(wanted))
             return wanted.sites
-        found = read_json(manifest)
+        found = self._folder.read_json(MANIFEST_FILE)
         if not isinstance(found, dict) or found.keys() != asdict(wanted).keys():
-            raise DamagedFile(f"{manifest} is not the manifest of an activation cache")
+            raise DamagedFile(f"{self._folder.place(MANIFEST_FILE)} is not the manifest of an activation cache")
         names = {"model_fingerprint": "model", "corpus_fingerprint": "corpus, or of the same in another order (seed)"}
         for name, value in asdict(wanted).items():
             held = tuple(found[name]) if name == "skip" else found[name]
             if name != "sites" and held != value:
                 what = f"another {names.get(name, name)}" + ("" if name in names else f" ({held}, not {value})")
-                raise SettingError(f"the cache {self.path} is of {what}; give another directory")
+                raise SettingError(f"the cache {self._folder} is of {what}; give another directory")
         if missing := [site for site in wanted.sites if site not in found["sites"]]:
             held = ", ".join(found["sites"])
-            raise SettingError(f"the cache {self.path} holds {held}, and not {missing[0]}; give another directory")
+            raise SettingError(f"the cache {self._folder} holds {held}, and not {missing[0]}; give another directory")
         return found["sites"]
 
     def rows_from(self, position: Position) -> Rows:
@@ -103,25 +103,25 @@ class ActivationCache:
         finally:
             batches.close()
 
-    def _holding(self, position: Position) -> Path | None:
+    def _holding(self, position: Position) -> str | None:
         """The shard that holds the rows which follow `position`."""
-        begins = {_begin(path): path for path in self.path.glob("*.safetensors")}
+        begins = {self._begin(name): name for name in self._folder.names() if name.endswith(SUFFIX)}
         first = max((begin for begin in begins if begin <= position), default=None)
         if first is None:
             return None
         ends = self._tensors(begins[first])["positions"].tolist() if first < position else [None]
         return begins[first] if first == position or list(position) in ends[:-1] else None
 
-    def _tensors(self, shard: Path) -> dict[str, Tensor]:
-        tensors = read_tensors(shard)
+    def _tensors(self, shard: str) -> dict[str, Tensor]:
+        tensors, place = self._folder.read_tensors(shard), self._folder.place(shard)
         if tensors.keys() != {"rows", "counts", "positions", "checksum"}:
-            raise DamagedFile(f"{shard} is not a shard of an activation cache")
+            raise DamagedFile(f"{place} is not a shard of an activation cache")
         if _checksum(tensors["rows"]) != tensors["checksum"].item():
-            raise DamagedFile(f"{shard} is damaged: its checksum does not fit; delete it, and it is harvested again")
+            raise DamagedFile(f"{place} is damaged: its checksum does not fit; delete it, and it is harvested again")
         return tensors
 
-    def _read(self, shard: Path, position: Position) -> Rows:
-        tensors, end = self._tensors(shard), _begin(shard)
+    def _read(self, shard: str, position: Position) -> Rows:
+        tensors, end = self._tensors(shard), self._begin(shard)
         for rows, after in zip(
             tensors["rows"].split(tensors["counts"].tolist()), tensors["positions"].tolist(), strict=True
         ):
@@ -159,7 +159,13 @@ class ActivationCache:
             "positions": torch.tensor([end for _, end in batches]),
             "checksum": torch.tensor(_checksum(rows)),
         }
-        write_tensors(self.path / f"{'-'.join(map(str, begin))}.safetensors", shard)
+        self._folder.write_tensors("-".join(map(str, begin)) + SUFFIX, shard)
+
+    def _begin(self, shard: str) -> Position:
+        try:
+            return Position(*map(int, shard.removesuffix(SUFFIX).split("-")))
+        except (ValueError, TypeError):
+            raise DamagedFile(f"{self._folder.place(shard)} is not a shard of an activation cache") from None
 
 
 def _columns(held: dict[str, int], wanted: tuple[str, ...]) -> Tensor | None:
@@ -170,13 +176,6 @@ def _columns(held: dict[str, int], wanted: tuple[str, ...]) -> Tensor | None:
     for site, width in held.items():
         starts[site], total = total, total + width
     return torch.cat([torch.arange(starts[site], starts[site] + held[site]) for site in wanted])
-
-
-def _begin(shard: Path) -> Position:
-    try:
-        return Position(*map(int, shard.stem.split("-")))
-    except (ValueError, TypeError):
-        raise DamagedFile(f"{shard} is not a shard of an activation cache") from None
 
 
 def _checksum(rows: Tensor) -> int:

@@ -46,5 +46,9 @@ class TrainingError(WorkbenchError):
     """A training run that cannot start or has diverged."""
 
 
+class ProcessLost(WorkbenchError):
+    """Another process of the same run has ended."""
+
+
 class SettingError(WorkbenchError):
     """An option whose value makes no sense."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 from workbench.errors import DamagedFile, SettingError
 
@@ -123,9 +123,15 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file; `DamagedFile` if it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise DamagedFile(f"{path} is missing") from None
+
+
+def parse_json(content: bytes, path: str | Path) -> Any:
+    """The value that a JSON file at `path` holds; `DamagedFile` if it is not JSON."""
+    try:
+        return json.loads(content.decode())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{path} is not valid JSON ({error})") from None
 
@@ -150,4 +156,16 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise DamagedFile(f"{path} is truncated or not a safetensors file ({error})") from None
+        raise _not_tensors(path, error) from None
+
+
+def parse_tensors(content: bytes, path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors that a safetensors file at `path` holds; `DamagedFile` if it is truncated or something else."""
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise _not_tensors(path, error) from None
+
+
+def _not_tensors(path: str | Path, error: SafetensorError) -> DamagedFile:
+    return DamagedFile(f"{path} is truncated or not a safetensors file ({error})")

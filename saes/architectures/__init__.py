@@ -1,14 +1,23 @@
 """The architectures, one a file. A new one is a subclass of `SAE` and a name here and in `saes.config.Architecture`."""
 
 from saes.architectures.batchtopk import BatchTopK
-from saes.architectures.crosscoder import Crosscoder
+from saes.architectures.crosscoder import BatchTopKCrosscoder, Crosscoder, JumpReLUCrosscoder
 from saes.architectures.gated import Gated
 from saes.architectures.jumprelu import JumpReLU
 from saes.architectures.matching_pursuit import MatchingPursuit
 from saes.architectures.matryoshka import Matryoshka
 from saes.architectures.standard import Standard
 from saes.architectures.topk import TopK
-from saes.architectures.transcoder import SkipTranscoder, Transcoder
+from saes.architectures.transcoder import (
+    BatchTopKSkipTranscoder,
+    BatchTopKTranscoder,
+    JumpReLUSkipTranscoder,
+    JumpReLUTranscoder,
+    SkipTranscoder,
+    TopKSkipTranscoder,
+    TopKTranscoder,
+    Transcoder,
+)
 from saes.sae import SAE
 
 ARCHITECTURES: dict[str, type[SAE]] = {
@@ -23,6 +32,14 @@ ARCHITECTURES: dict[str, type[SAE]] = {
         MatchingPursuit,
         Transcoder,
         SkipTranscoder,
+        TopKTranscoder,
+        TopKSkipTranscoder,
+        BatchTopKTranscoder,
+        BatchTopKSkipTranscoder,
+        JumpReLUTranscoder,
+        JumpReLUSkipTranscoder,
         Crosscoder,
+        BatchTopKCrosscoder,
+        JumpReLUCrosscoder,
     )
 }

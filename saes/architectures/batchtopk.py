@@ -4,6 +4,7 @@ Source: Bussmann et al. 2024, arXiv:2412.06410.
 """
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ class BatchTopK(TopK):
     """
 
     architecture = "batchtopk"
+    used_as: ClassVar[type[SAE]] = JumpReLU
 
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__(cfg)
@@ -33,7 +35,9 @@ class BatchTopK(TopK):
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         norms = self.norms().detach()
         if self.training:
-            pre, least = batch_top_k(x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms, self.screened)
+            pre, least = batch_top_k(
+                x, self.centre, self.W_enc, self.b_enc, self.cfg.k, norms, self.team, self.screened
+            )
             with torch.no_grad():
                 self.topk_threshold.lerp_(least.double(), THRESHOLD_RATE)
         else:
@@ -43,6 +47,6 @@ class BatchTopK(TopK):
     def for_use(self) -> SAE:
         trained_as = {"training_architecture": self.architecture}
         cfg = replace(self.cfg, k=None, metadata=dict(self.cfg.metadata) | trained_as)
-        copy = self._copy_as(JumpReLU, cfg)
+        copy = self._copy_as(self.used_as, cfg)
         copy.threshold.copy_(self.topk_threshold / self.norms().clamp_min(torch.finfo(self.W_dec.dtype).tiny))
         return copy

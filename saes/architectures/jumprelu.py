@@ -62,14 +62,17 @@ class JumpReLU(SAE):
         """
         pre, active = forward.pre, forward.active
         if config.penalty == "tanh":
-            cost = (TANH_SCALE * active.values * active.at(self.norms())).tanh().sum() / active.n_rows
+            cost = (TANH_SCALE * active.values * active.at(self.norms())).tanh().sum()
         else:
-            cost = step(pre.values, pre.at(self.thresholds), self.cfg.bandwidth).sum() / active.n_rows
+            cost = step(pre.values, pre.at(self.thresholds), self.cfg.bandwidth).sum()
+        cost = self.team.from_latents(cost) / active.n_rows
         if config.penalty == "quadratic":
-            cost = self.cfg.d_in * (cost / config.k - 1).square()
+            of_batch = cost + (self.team.mean(cost) - cost).detach()
+            cost = self.cfg.d_in * (of_batch / config.k - 1).square()
         loss = config.l0_coefficient * signals.sparsity * cost
         if len(signals.dead) and config.pre_act_coefficient:
-            loss = loss + config.pre_act_coefficient * self.pre_act_loss(forward.x, signals.dead)
+            dead = self.team.own(signals.dead, self.cfg.d_sae)
+            loss = loss + config.pre_act_coefficient * self.team.from_latents(self.pre_act_loss(forward.x, dead))
         return loss
 
     def pre_act_loss(self, x: Float[Tensor, "rows d_in"], dead: Int[Tensor, " n_dead"]) -> Float[Tensor, ""]:

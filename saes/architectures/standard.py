@@ -21,5 +21,5 @@ class Standard(SAE):
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""]:
         """The activations, each times its decoder norm, summed over latents and averaged over rows."""
         active = forward.active
-        l1 = (active.values * active.at(self.norms())).sum() / active.n_rows
+        l1 = self.team.from_latents((active.values * active.at(self.norms())).sum()) / active.n_rows
         return config.l1_coefficient * signals.sparsity * l1

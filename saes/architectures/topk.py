@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saes.config import TrainConfig
-from saes.sae import SAE, Forward, SAEConfig, Signals
+from saes.sae import SAE, Forward, SAEConfig, Signals, squared_error, variance
 from saes.selection import Largest, encode
 from saes.sparse import Code, Dense
 
@@ -32,15 +32,16 @@ class TopK(SAE):
 
     def code(self, x: Float[Tensor, "rows d_in"]) -> tuple[Code | Dense, Code | Dense]:
         norms = self.norms().detach() if self.cfg.by_norm else None
-        pre = self.pre_activations(x, Largest(int(self.cfg.k), norms))
+        k = int(self.cfg.k)
+        pre = self.pre_activations(x, Largest(min(k, self.cfg.d_sae), norms), among=self.team.among(k, norms))
         return pre, pre.with_values(pre.values.relu())
 
     def penalty(self, forward: Forward, config: TrainConfig, signals: Signals) -> Float[Tensor, ""] | float:
         if not (len(signals.dead) and config.aux_coefficient):
             return 0.0
         error = (forward.target - forward.reconstruction).detach()
-        variance = (forward.target - forward.target.mean(0)).square().sum() / len(error)
-        return config.aux_coefficient * variance * self.auxiliary_loss(forward.x, error, signals.dead)
+        spread = variance(forward.target, self.team)
+        return config.aux_coefficient * spread * self.auxiliary_loss(forward.x, error, signals.dead)
 
     def auxiliary_loss(
         self, x: Float[Tensor, "rows d_in"], error: Float[Tensor, "rows d_out"], dead: Int[Tensor, " n_dead"]
@@ -50,10 +51,13 @@ class TopK(SAE):
         The decoder's bias takes no part: the error has none. Source: Gao et al. 2024, appendix A.2.
         """
         k = min(len(dead), max(1, self.cfg.d_in // 2))
-        select = Largest(k, self.norms().detach()[dead])
-        code = encode(x, self.centre, self.W_enc[:, dead], self.b_enc[dead], select)
-        modelled = code.with_values(code.values.relu()).decode(self.W_dec[dead])
-        return (modelled - error).square().sum() / error.square().sum().clamp_min(torch.finfo(error.dtype).tiny)
+        dead = self.team.own(dead, self.cfg.d_sae)
+        norms = self.norms().detach()[dead]
+        select, among = Largest(min(k, len(dead)), norms), self.team.among(k, norms)
+        code = encode(x, self.centre, self.W_enc[:, dead], self.b_enc[dead], select, among=among)
+        modelled = self.team.from_latents(code.with_values(code.values.relu()).decode(self.W_dec[dead]))
+        size = self.team.mean(error.square().sum() / len(error))
+        return squared_error(modelled, error) / size.clamp_min(torch.finfo(error.dtype).tiny)
 
     def _scale_latents(self, norms: Float[Tensor, " d_sae"]) -> None:
         super()._scale_latents(norms)

@@ -57,11 +57,16 @@ class ImportOptions:
 
 
 def run_export(options: ExportOptions) -> str:
+    from workbench.errors import SettingError
+
     _check(options.sae, options.out)
     if options.to == "saelens":
         from saes.formats.portable import read_saelens, write_saelens
 
-        write_saelens(read_saelens(options.sae), options.out)
+        sae = read_saelens(options.sae)
+        if sae.cfg["architecture"].startswith("topk_") or sae.cfg["architecture"].endswith("crosscoder"):
+            raise SettingError(f"SAELens has no {sae.cfg['architecture']}")
+        write_saelens(sae, options.out)
         return f"{options.out} opens with sae_lens.SAE.load_from_disk"
     from saes.index.storage import read_summary
 

@@ -77,7 +77,7 @@ def export_neuronpedia(
         stop = min(start + BATCH, summary.n_latents)
         records = index.latents(start, stop)
         histograms = logit_histograms(sae, model, start, stop)
-        write = _Rows(names, source, now, summary)
+        write = _Rows(names, source, now, summary, sae.route.writes[-1])
         features = [
             write.feature(record, sae.W_dec[record.latent], histogram)
             for record, histogram in zip(records, histograms, strict=True)
@@ -126,6 +126,8 @@ class _Rows:
     source: str
     now: str
     summary: Summary
+    hook: str
+    """Where the latents' vectors are added, to steer."""
 
     def feature(
         self, record: LatentRecord, vector: Float[Tensor, " d_in"], histogram: LogitHistogram | None
@@ -141,7 +143,7 @@ class _Rows:
             maxActApprox=_round(record.maximum),
             vector=_rounded(vector),
             vectorDefaultSteerStrength=_round(record.maximum),
-            hookName=self.summary.site,
+            hookName=self.hook,
             topkCosSimIndices=[other.latent for other in record.neighbours],
             topkCosSimValues=_rounded([other.cosine for other in record.neighbours]),
             neuron_alignment_indices=aligned.indices.tolist(),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
+from saes.route import rows_at
 from saes.sae import SAE
 from workbench.activations import ActivationBatch
 
@@ -36,11 +37,15 @@ class Firings:
 
 @torch.no_grad()
 def firings(sae: SAE, batch: ActivationBatch, counted: Bool[Tensor, "context pos"]) -> Firings:
-    """What fires in a batch harvested at the SAE's site, at the positions that count."""
-    x = batch.activations[sae.site]
+    """What fires in a batch harvested at the sites that the SAE reads, at the positions that count.
+
+    Raises `SettingError` if the SAE does not fit the activations.
+    """
+    reads = sae.route.reads
+    device = batch.activations[reads[0]].device
     where = counted.flatten().nonzero()[:, 0]
-    rows = x.flatten(0, 1)[where.to(x.device)]
-    step = max(1, DENSE_ENTRIES.get(x.device.type, DENSE_ENTRIES["other"]) // sae.cfg.d_sae)
+    rows = rows_at(sae, reads, batch.activations, counted.to(device))
+    step = max(1, DENSE_ENTRIES.get(device.type, DENSE_ENTRIES["other"]) // sae.cfg.d_sae)
     parts = []
     for start in range(0, len(rows), step):
         latents = sae.encode(rows[start : start + step])

@@ -53,7 +53,7 @@ def start_job(
     """Raises `SettingError` if the SAE does not fit the model or nothing is to be read."""
     if n_tokens < 1:
         raise SettingError(f"tokens must be at least 1, not {n_tokens}")
-    if not sae.site:
+    if not sae.route.reads:
         raise SettingError("the SAE does not say at which site of the model it belongs")
     fingerprints = fingerprint(sae), model.fingerprint, corpus.fingerprint
     return Job(*fingerprints, sae.site, n_tokens, batch_size, seed, shares)
@@ -81,10 +81,7 @@ def gather(
     skip = special_ids(model.tokenizer)
     source = Share(corpus, skip, job, share, progress)
     found, saved = IndexAccumulator(sae.cfg.d_sae, len(corpus.concepts), job.seed), time.monotonic()
-    for batch in harvest(model, source, [sae.site], batch_size=job.batch_size):
-        width = batch.activations[sae.site].shape[-1]
-        if width != sae.cfg.d_in:
-            raise SettingError(f"the SAE takes {sae.cfg.d_in} dimensions, and {sae.site} of this model has {width}")
+    for batch in harvest(model, source, sae.route.reads, batch_size=job.batch_size):
         found.update(firings(sae, batch, batch.mask(skip)))
         if on_progress:
             on_progress(min(source.progress.n_tokens, job.n_tokens))

@@ -53,7 +53,9 @@ def logit_effects(
     division by the size of the whole residual stream, which no direction knows, is left out: the effects of one latent
     compare with each other, not with another's. Direct effects only: later layers are passed over.
 
-    None where the site is not in the residual stream, or the model's logits are not its final norm and unembedding.
+    Of an SAE that writes several sites the effects are those of its directions at the last.
+
+    None where that site is not in the residual stream, or the model's logits are not its final norm and unembedding.
     """
     n = min(n, model.info.d_vocab // 2)
     tokens, effects = [], []
@@ -89,9 +91,9 @@ def logit_histograms(
 
 def _effects(sae: SAE, model: HookedModel, start: int, stop: int) -> Iterator[Float[Tensor, "block token"]]:
     """The effect of each direction on every token's logit, a block of latents at a time; nothing off the stream."""
-    if not sae.site.endswith(STREAM):
+    if not (sae.route.writes and sae.route.writes[-1].endswith(STREAM)):
         return
-    decoder = sae.W_dec[start:stop]
+    decoder = sae.parts(sae.W_dec)[-1][start:stop]
     rms = decoder.float().square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
     directions = (decoder / rms).to(model.device, model.dtype)
     origin = model.unembed(torch.zeros_like(directions[:1])).float()

@@ -14,7 +14,8 @@ RARE = 20
 
 @dataclass(frozen=True)
 class Completeness:
-    """How well a linear probe reads each concept from the activation x, from the SAE's x_hat, and from x - x_hat.
+    """How well a linear probe reads each concept from the activation x that an SAE reconstructs, from its x_hat, and
+    from x - x_hat.
 
     R^2 = 1 - sum (y - y_hat)^2 / sum (y - mean y)^2 of the least-squares probe of the yes/no label y, which is Fisher's
     linear discriminant: fitted on one half of the tokens, measured on the other, with the same small ridge for all

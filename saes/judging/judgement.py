@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saes.evaluation import SAEReport, evaluate, table_row
+from saes.evaluation import evaluate
 from saes.judging.completeness import Completeness
 from saes.judging.concepts import ConceptReport
 from saes.judging.labelled import judge_corpus
 from saes.judging.probing import SparseProbing, probe_texts
 from saes.judging.stability import Stability, stability
 from saes.judging.structure import Structure, structure
+from saes.report import SAEReport, table_row
 from saes.sae import SAE
 from workbench.corpus import Corpus
 from workbench.model import HookedModel

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from saes.judging.completeness import Completeness, ErrorProbes
 from saes.judging.concepts import ConceptJudge, ConceptReport
+from saes.route import check_route, rows_at
 from saes.sae import SAE
 from workbench.activations import harvest, special_ids
 from workbench.corpus import Corpus
 from workbench.errors import CorpusError, SettingError
 from workbench.model import HookedModel
 
-Rows = tuple[Float[Tensor, "row d_in"], Bool[Tensor, "row concept"]]
+Rows = tuple[Float[Tensor, "row width"], Bool[Tensor, "row concept"]]
+"""Rows such as the SAE was trained on, and their labels."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,18 @@ def judge_labelled(
     """Judge an SAE on rows with known concepts. Everything chosen (latents, thresholds, probes) is chosen on
     `choosing`; every figure is measured on `measuring`, so that none is flattered by the choice.
 
-    One pass over each; memory does not grow with their length: d_sae x 8 x concepts counts, and d_in^2 moments.
+    One pass over each; memory does not grow with their length: d_sae x 8 x concepts counts, and d_out^2 moments.
     Raises `CorpusError` if either holds no rows.
     """
     judge = ConceptJudge(sae.W_dec.detach().float(), concepts)
-    probes = ErrorProbes(sae.cfg.d_in, concepts)
+    probes = ErrorProbes(sae.W_dec.shape[1], concepts)
     for half, rows in enumerate((choosing, measuring)):
         n = 0
-        for x, labels in rows:
-            latents = sae.encode(x)
-            probes.add(half, x, sae.decode(latents), labels)
+        for row, labels in rows:
+            x, target = sae.split(row)
+            _, active = sae.code(x)
+            latents = active.to_dense()
+            probes.add(half, target, sae.reconstruct(x, active), labels)
             (judge.choose, judge.measure)[half](latents, labels)
             n += len(x)
         if not n:
@@ -62,8 +66,9 @@ def judge_corpus(
 ) -> Labelled:
     """`judge_labelled` on the first `n_tokens` text tokens of a labelled corpus, half and half (whole batches).
 
-    Raises `SettingError` if the corpus has no labels.
+    Raises `SettingError` if the corpus has no labels, or the SAE does not fit the model.
     """
+    check_route(sae, model)
     if not corpus.concepts:
         raise SettingError(f"{corpus.name} has no concept labels")
     done = 0
@@ -82,7 +87,8 @@ def judge_corpus(
 
 def _rows(sae: SAE, model: HookedModel, corpus: Corpus) -> Iterator[Rows]:
     skip = special_ids(model.tokenizer)
-    for batch in harvest(model, corpus, [sae.site], batch_size=16):
-        x = batch.rows(sae.site, skip).float()
-        if len(x):
-            yield x, batch.labels[batch.mask(skip)].to(x.device)
+    for batch in harvest(model, corpus, sae.route.sites, batch_size=16):
+        keep = batch.mask(skip)
+        rows = rows_at(sae, sae.route.sites, batch.activations, keep.to(model.device)).float()
+        if len(rows):
+            yield rows, batch.labels[keep].to(rows.device)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saes.route import rows_at
 from saes.sae import SAE
 from workbench.activations import special_ids
 from workbench.errors import CorpusError, SettingError
@@ -159,11 +160,12 @@ def probe_texts(
     Texts are cut at the model's context. Raises `PromptError` for a text without tokens.
     """
     skip = torch.tensor(special_ids(model.tokenizer), dtype=torch.int64)
-    pooled = []
+    reads, pooled = sae.route.reads, []
     for text in texts:
         tokens = model.to_tokens(text)[:, : model.info.n_ctx]
-        x = model.run(tokens, capture=[sae.site], stop_after=sae.site)[sae.site][0].flatten(1).float()
-        x = x[~torch.isin(tokens[0].cpu(), skip).to(x.device)]
+        run = model.run(tokens, capture=reads, stop_after=max(reads, key=model.sites.index))
+        text = ~torch.isin(tokens.cpu(), skip).to(model.device)
+        x = rows_at(sae, reads, run.activations, text).float()
         pooled.append((sae.encode(x).mean(0).cpu(), x.mean(0).cpu()))
     latents, x = (torch.stack(column) for column in zip(*pooled, strict=True))
     with torch.enable_grad():

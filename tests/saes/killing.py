@@ -31,7 +31,10 @@ def begin(out: Path, options: list[str]) -> int:
 
 
 def half_written(out: Path) -> set[Path]:
-    return {path.parent for path in (out / "checkpoints").glob(".step_*part/*")}
+    try:
+        return {path.parent for path in (out / "checkpoints").glob(".step_*part/*")}
+    except FileNotFoundError:  # it was completed meanwhile
+        return set()
 
 
 def ended(pid: int) -> int | None:

@@ -16,7 +16,12 @@ from tests.saes.synthetic import Dictionary
 NO_DEAD = Signals(torch.empty(0, dtype=torch.int64), 1.0)
 DEAD = torch.tensor([3, 7, 8, 20, 21, 33, 39])
 AUTOENCODERS = [name for name in ARCHITECTURES if "coder" not in name]
-D_SAE, K, WIDTHS = 40, 4, {"transcoder": (10, 6), "skip_transcoder": (10, 6), "crosscoder": (4, 6)}
+D_SAE, K = 40, 4
+
+
+def widths(architecture):
+    """What a training row is made of."""
+    return {"transcoder": (10, 6), "crosscoder": (4, 6)}.get(architecture.rpartition("_")[2], (10,))
 
 
 def config(architecture="topk", **settings):
@@ -26,10 +31,9 @@ def config(architecture="topk", **settings):
 
 def make(architecture, seed=0, x=None, **settings):
     """An SAE in training whose biases, norms and thresholds are not what they start as."""
-    widths = WIDTHS.get(architecture, (10,))
-    x = rows(d=sum(widths)) if x is None else x
+    x = rows_for(architecture) if x is None else x
     kind = ARCHITECTURES[architecture]
-    sae = kind(kind.shape(config(architecture, **settings), widths, {}))
+    sae = kind(kind.shape(config(architecture, **settings), widths(architecture), {}))
     sae.initialise(geometric_median(x), seed)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
@@ -46,7 +50,7 @@ def rows(n=64, d=10, seed=3):
 
 
 def rows_for(architecture):
-    return rows(d=sum(WIDTHS.get(architecture, (10,))))
+    return rows(d=sum(widths(architecture)))
 
 
 def test_the_options_name_the_architectures():
@@ -63,7 +67,7 @@ def test_an_sae_takes_any_batch_shape(architecture):
     assert (latents > 0).any()
     torch.testing.assert_close(sae.encode(x.view(2, 32, -1)), latents.view(2, 32, 40))
     torch.testing.assert_close(sae.encode(x[0]), latents[0])
-    skip = x @ sae.W_skip.T if architecture == "skip_transcoder" else 0
+    skip = x @ sae.W_skip.T if "skip" in architecture else 0
     torch.testing.assert_close(sae(x), latents @ sae.W_dec + sae.b_dec + skip)
 
 
@@ -87,40 +91,38 @@ def reference_loss(architecture, sae, row, penalty):
     """The loss and latents written out with dense matrices and autograd alone, l1_coefficient 0.7, l0 0.3."""
     x, target = sae.split(row)
     norms = sae.W_dec.norm(dim=1)
-    error = lambda z: ((z @ sae.W_dec + sae.b_dec - target) ** 2).sum(1).mean()  # noqa: E731
+    if architecture.endswith("crosscoder"):
+        norms = sae.W_dec[:, :4].norm(dim=1) + sae.W_dec[:, 4:].norm(dim=1)
+    skip = x @ sae.W_skip.T if "skip" in architecture else 0
+    error = lambda z: ((z @ sae.W_dec + sae.b_dec + skip - target) ** 2).sum(1).mean()  # noqa: E731
     if architecture == "matching_pursuit":
         latents = pursue(sae, x)
         return error(latents), latents
     pre = dense_pre(sae, x)
     scores = (pre * norms).detach()
-    if architecture == "topk":
+    if architecture.startswith("topk"):
         latents = pre.relu() * top(scores, K)
         return error(latents), latents
-    if architecture in ("batchtopk", "matryoshka"):
+    if architecture.startswith(("batchtopk", "matryoshka")):
         latents = pre.relu() * top(scores.flatten(), K * len(x)).view_as(scores)
         nested = (2, 5, 10, 20) if architecture == "matryoshka" else ()
         return sum((error(latents * (torch.arange(D_SAE) < width)) for width in nested), error(latents)), latents
-    if architecture == "jumprelu":
-        threshold = sae.threshold * 10**0.5
+    if architecture.startswith("jumprelu"):
+        threshold = sae.threshold * x.shape[1] ** 0.5
         latents, active = straight_through(pre, threshold, 0.5)
         if penalty == "tanh":
             latents = latents + (pre - pre.detach()) * threshold.detach() / 0.5 * ((pre - threshold).abs() < 0.25)
             active = (TANH_SCALE * latents * norms).tanh()
         cost = active.sum(1).mean()
         if penalty == "quadratic":
-            cost = 10 * (cost / K - 1) ** 2
+            cost = x.shape[1] * (cost / K - 1) ** 2
         return error(latents) + 0.3 * cost, latents
     if architecture == "gated":
         gate = pre + sae.b_gate
         latents = (pre * sae.r_mag.exp() + sae.b_mag).relu() * (gate > 0)
         return error(latents) + 0.7 * (gate.relu() * norms).sum(1).mean() + error(gate.relu()), latents
     latents = pre.relu()
-    if architecture == "crosscoder":
-        norms = sae.W_dec[:, :4].norm(dim=1) + sae.W_dec[:, 4:].norm(dim=1)
-    loss = 0.7 * (latents * norms).sum(1).mean()
-    if architecture == "skip_transcoder":
-        return loss + ((latents @ sae.W_dec + sae.b_dec + x @ sae.W_skip.T - target) ** 2).sum(1).mean(), latents
-    return loss + error(latents), latents
+    return error(latents) + 0.7 * (latents * norms).sum(1).mean(), latents
 
 
 def pursue(sae, x):
@@ -270,7 +272,37 @@ def test_training_recovers_a_known_dictionary(architecture):
     assert dictionary.recovered(trainer.folded().W_dec) >= 0.97
 
 
-@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "crosscoder"])
+def test_a_crosscoder_tells_shared_features_from_those_of_one_site():
+    """Of 60 features in two sites, ten are at the first alone and ten at the second alone, whose scale is five times
+    larger. All are found; a latent's decoder norms, in the scale of the sites, say where its feature is.
+    """
+    generator = torch.Generator().manual_seed(7)
+    first, second = (torch.randn(60, d, generator=generator) for d in (32, 24))
+    first, second = first / first.norm(dim=1, keepdim=True), 5 * second / second.norm(dim=1, keepdim=True)
+    first[10:20], second[:10] = 0, 0
+    features = torch.cat([first, second], 1)
+
+    def world(n):
+        scores = torch.rand(n, 60, generator=generator)
+        strengths = 1 + torch.rand(n, 3, generator=generator)
+        return torch.zeros_like(scores).scatter_(1, scores.topk(3).indices, strengths) @ features + 1
+
+    settings = config("crosscoder", d_sae=96, tokens=256 * 400, batch_size=256, lr=4e-3, l1_coefficient=0.5)
+    trainer = Trainer(settings, world(8192), {}, widths=(32, 24))
+    for _ in range(settings.steps):
+        trainer.step(world(256))
+    sae, per_scale = trainer.folded(), torch.tensor([1.0] * 32 + [0.2] * 24)
+    unit, true = ((rows * per_scale) / (rows * per_scale).norm(dim=1, keepdim=True) for rows in (sae.W_dec, features))
+    cosine, latent = (true @ unit.T).max(1)
+    assert cosine.min() > 0.95
+    here, there = (part.norm(dim=1)[latent] for part in sae.parts(unit))
+    share = here / (here + there)
+    assert share[:10].min() > 0.98
+    assert share[10:20].max() < 0.02
+    assert ((share[20:] > 0.4) & (share[20:] < 0.6)).all()
+
+
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "topk_transcoder", "crosscoder"])
 def test_several_sites_are_trained_on_side_by_side(architecture):
     """The second site is a linear map of the first, in another scale: most of its variance is explained."""
     dictionary = Dictionary(n_features=40, d_in=32)
@@ -280,7 +312,7 @@ def test_several_sites_are_trained_on_side_by_side(architecture):
         x = dictionary.rows(n)
         return torch.cat([x, x @ turn], 1)
 
-    settings = config(architecture, d_sae=64, tokens=256 * 200, batch_size=256, lr=4e-3, l1_coefficient=0.5)
+    settings = config(architecture, d_sae=64, k=8, tokens=256 * 200, batch_size=256, lr=4e-3, l1_coefficient=0.5)
     trainer = Trainer(settings, both(4096), {}, widths=(32, 20))
     for _ in range(settings.steps):
         trainer.step(both(256))
@@ -292,12 +324,11 @@ def test_several_sites_are_trained_on_side_by_side(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_folding_leaves_the_function_unchanged(architecture):
-    width = sum(WIDTHS.get(architecture, (10,)))
+    first, width = widths(architecture)[0], sum(widths(architecture))
     x, scale = rows(d=width) * 7, torch.full((width,), 0.37)
-    if architecture in WIDTHS:
-        scale[WIDTHS[architecture][0] :] = 1.6
+    scale[first:] = 1.6
     sae = make(architecture, x=x * scale).eval()
-    if architecture in ("batchtopk", "matryoshka"):
+    if hasattr(sae, "topk_threshold"):
         sae.topk_threshold.fill_(1.3)
     read, written = sae.split(scale)
     raw, _ = sae.split(x)
@@ -311,12 +342,11 @@ def test_folding_leaves_the_function_unchanged(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_initialisation(architecture):
-    width = sum(WIDTHS.get(architecture, (10,)))
-    x, kind = rows(500, width), ARCHITECTURES[architecture]
+    x, kind = rows(500, sum(widths(architecture))), ARCHITECTURES[architecture]
     centre = geometric_median(x)
 
     def fresh(seed):
-        return kind(kind.shape(config(architecture), WIDTHS.get(architecture, (10,)), {})).initialise(centre, seed)
+        return kind(kind.shape(config(architecture), widths(architecture), {})).initialise(centre, seed)
 
     sae = fresh(0)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))

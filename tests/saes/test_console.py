@@ -17,7 +17,7 @@ def run(command, *arguments):
 
 def options(config):
     """The settings of a run as options of the command."""
-    skipped = ("overwrite", "resume", "device")
+    skipped = ("overwrite", "resume", "device", "screening")
     given = {name: value for name, value in config.to_dict().items() if name not in skipped and value not in (None, [])}
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 

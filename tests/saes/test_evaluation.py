@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from saes.architectures import ARCHITECTURES
 from saes.architectures.standard import Standard
 from saes.architectures.topk import TopK
 from saes.evaluation import SAEReport, evaluate
@@ -87,6 +88,111 @@ def test_the_identity_loses_nothing(model, corpus):
     assert report.l0 == D  # each coordinate is positive or negative
 
 
+STREAM = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
+
+
+def exact(architecture, d, **where):
+    """An SAE of ReLUs that gives back its d inputs: relu(x) - relu(-x) = x."""
+    widths = {"widths": (D,) * (d // D)} if architecture == "crosscoder" else {"d_out": d}
+    sae = ARCHITECTURES[architecture](SAEConfig(d, 2 * d, apply_b_dec_to_input=False, metadata=where, **widths))
+    both = torch.cat([torch.eye(d), -torch.eye(d)])
+    with torch.no_grad():
+        sae.W_enc.copy_(both.T)
+        sae.W_dec.copy_(both)
+    return sae.requires_grad_(False)
+
+
+def test_an_exact_transcoder_loses_nothing(model, corpus):
+    """What leaves a block is what enters the next."""
+    same = {"hook_name": STREAM[0], "hook_name_out": "blocks.1.hook_resid_pre"}
+    report = evaluate(exact("transcoder", D, **same), model, corpus, 1000)
+    assert (report.fvu, report.kl, report.ce_spliced) == (0, 0, report.ce_clean)
+    assert report.ce_zero != report.ce_clean
+    assert report.sites == ()
+
+
+def test_an_exact_crosscoder_loses_nothing_at_any_site(model, corpus):
+    report = evaluate(exact("crosscoder", 2 * D, hook_names=STREAM), model, corpus, 1000)
+    for one in (report, *report.sites):
+        assert (one.fvu, one.kl, one.ce_spliced) == (0, 0, report.ce_clean)
+    assert [site.site for site in report.sites] == list(STREAM)
+    assert report.ce_zero == report.sites[1].ce_zero != report.sites[0].ce_zero
+    assert SAEReport.from_dict(report.to_dict()) == report
+    assert "blocks.1.hook_resid_post          0.0000  FVU; loss recovered 100.00%" in str(report)
+
+
+def by_hooks(model, corpus, replacements):
+    """Cross-entropy of Hugging Face's own model where `replacements[place](clean)` stands for the output of a module at
+    text tokens: ("mlp", layer) is the output of an MLP; `clean` also has ("mid", layer), what enters the second norm.
+    """
+    hf, special = model.bridge.original_model, model.tokenizer.bos_token_id
+    batch = next(iter(corpus.batches(32)))
+    keep, clean = (batch.tokens != special) & (batch.documents >= 0), {}
+
+    def record(place):
+        def hook(module, inputs, output):
+            clean[place] = inputs[0] if place[0] == "mid" else output
+
+        return hook
+
+    def put(place):
+        return lambda module, inputs, output: torch.where(keep[..., None], replacements[place](clean), output)
+
+    def run(hook, places):
+        blocks = hf.transformer.h
+        modules = [blocks[layer].ln_2 if name == "mid" else blocks[layer].mlp for name, layer in places]
+        handles = [module.register_forward_hook(hook(place)) for module, place in zip(modules, places, strict=True)]
+        with torch.no_grad():
+            log_probs = hf(batch.tokens).logits.double().log_softmax(-1)[:, :-1][keep[:, 1:]]
+        for handle in handles:
+            handle.remove()
+        return cross_entropy(log_probs.numpy(), batch.tokens[:, 1:][keep[:, 1:]].numpy())
+
+    run(record, [(name, layer) for name in ("mid", "mlp") for layer in range(3)])
+    return run(put, list(replacements))
+
+
+def random(architecture, cfg, seed=0):
+    sae = ARCHITECTURES[architecture](cfg).initialise(torch.zeros(cfg.d_in + (cfg.d_out or 0)), seed)
+    return sae.requires_grad_(False)
+
+
+def test_a_transcoder_is_spliced_in_for_the_mlp(model, corpus):
+    where = {"hook_name": "blocks.1.hook_resid_mid", "hook_name_out": "blocks.1.hook_mlp_out"}
+    sae = random("skip_transcoder", SAEConfig(D, 48, apply_b_dec_to_input=False, d_out=D, metadata=where))
+    sae.W_skip.copy_(0.3 * torch.randn(D, D, generator=torch.Generator().manual_seed(2)))
+    report = evaluate(sae, model, corpus, 100)
+    assert report.ce_spliced == pytest.approx(
+        by_hooks(model, corpus, {("mlp", 1): lambda clean: sae(clean["mid", 1])}), rel=1e-5
+    )
+    zero = by_hooks(model, corpus, {("mlp", 1): lambda clean: torch.zeros_like(clean["mlp", 1])})
+    assert report.ce_zero == pytest.approx(zero, rel=1e-5)
+    assert len({round(value, 6) for value in (report.ce_clean, report.ce_spliced, report.ce_zero)}) == 3
+
+
+def test_a_crosscoder_is_spliced_in_at_each_site_and_at_all(model, corpus):
+    """From the untouched activations of all sites, even where an earlier site is replaced too."""
+    where = {"hook_names": ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")}
+    sae = random("crosscoder", SAEConfig(2 * D, 48, widths=(D, D), metadata=where))
+    put = {
+        ("mlp", layer): lambda clean, layer=layer: sae(torch.cat([clean["mlp", 0], clean["mlp", 1]], -1)).split(D, -1)[
+            layer
+        ]
+        for layer in (0, 1)
+    }
+    report = evaluate(sae, model, corpus, 100)
+    assert report.ce_spliced == pytest.approx(by_hooks(model, corpus, put), rel=1e-5)
+    for layer, site in enumerate(report.sites):
+        alone = {("mlp", layer): put["mlp", layer]}
+        assert site.ce_spliced == pytest.approx(by_hooks(model, corpus, alone), rel=1e-5)
+    assert report.fvu == pytest.approx((report.sites[0].fvu + report.sites[1].fvu) / 2)
+
+
+def test_a_transcoder_that_does_not_say_where_it_writes(model, corpus):
+    with pytest.raises(SettingError, match="does not say at which site of the model it writes"):
+        evaluate(exact("transcoder", D, hook_name=STREAM[0]), model, corpus, 100)
+
+
 def test_zeros_recover_nothing(model, corpus):
     report = evaluate(constant(torch.zeros(D)), model, corpus, 1000)
     assert report.ce_spliced == report.ce_zero != report.ce_clean
@@ -134,7 +240,7 @@ def test_every_figure_against_numpy_and_hugging_face(model, corpus):
 
 
 def report(**figures):
-    names = {field.name for field in fields(SAEReport)} - {"corpus", "n_tokens", "d_sae"}
+    names = {field.name for field in fields(SAEReport)} - {"corpus", "n_tokens", "d_sae", "sites"}
     return SAEReport(corpus="text", n_tokens=10, d_sae=8, **(dict.fromkeys(names, 0.0) | figures))
 
 

@@ -91,6 +91,26 @@ def test_a_crash_between_steps(settings, monkeypatch, architecture, at):
     assert outcome(cut.out) == outcome(whole.out)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "site"),
+    [
+        *((name, "blocks.1.hook_resid_post") for name in ("batchtopk", "matryoshka", "jumprelu", "gated")),
+        ("matching_pursuit", "blocks.1.hook_resid_post"),
+        ("transcoder", "blocks.1.hook_resid_mid"),
+        ("topk_skip_transcoder", "blocks.1.ln2.hook_normalized"),
+        ("crosscoder", "blocks.*.hook_resid_post"),
+        ("batchtopk_crosscoder", "blocks.*.hook_resid_post"),
+    ],
+)
+def test_every_architecture_goes_on_to_the_same_bits(settings, monkeypatch, architecture, site):
+    """Its own state too: batchtopk's running threshold, what several sites are scaled by."""
+    whole, cut = (settings(architecture=architecture, site=site, tokens=12 * 128) for _ in range(2))
+    train(whole)
+    crash(monkeypatch, train, cut, Trainer, "step", 8)
+    resumed(cut)
+    assert outcome(cut.out) == outcome(whole.out)
+
+
 def test_a_crash_at_any_renaming(settings, monkeypatch):
     """Files and directories take their place by renaming, so what is between two of them is what a kill can find."""
     whole = settings(tokens=12 * 128)

@@ -1,10 +1,14 @@
 """Bounds from 8-bit products: they hold, they are tight, and what is selected by way of them is the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from saes.config import TrainConfig
 from saes.screening import Bounds, has_product
 from saes.selection import Above, Largest, batch_top_k, scan
+from saes.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not has_product(), reason="this machine has no exact product of 8-bit integers")
 D_IN, D_SAE, K = 256, 4096, 8
@@ -58,7 +62,7 @@ def in_order(pattern):
 def test_batch_top_k_is_the_same():
     x, W_enc, bias, norms = drawn(3000)
     (plain, least), (screened, least_screened) = (
-        batch_top_k(x, None, W_enc, bias, K, norms, screened) for screened in (False, True)
+        batch_top_k(x, None, W_enc, bias, K, norms, screened=screened) for screened in (False, True)
     )
     assert torch.equal(in_order(plain.pattern), in_order(screened.pattern))
     torch.testing.assert_close(least, least_screened)
@@ -78,3 +82,20 @@ def test_rows_that_bounds_leave_undecided_are_made_in_full(monkeypatch):
     plain = scan(x, None, W_enc, bias, Largest(K))
     assert torch.equal(in_order(plain.pattern(D_SAE)), in_order(screened.pattern(D_SAE)))
     torch.testing.assert_close(*(kept.values.view(-1, K).sort().values for kept in (plain, screened)))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu"])
+def test_training_is_repeated_to_the_bit_and_equals_that_without_bounds(architecture):
+    x = drawn(1536)[0]
+
+    def trained(screening):
+        settings = {"architecture": architecture, "d_sae": D_SAE, "k": K, "screening": screening, "threshold": 1.0}
+        config = TrainConfig("somewhere", Path("unused"), batch_size=512, tokens=1536, **settings)
+        trainer = Trainer(config, x, {})
+        losses = [trainer.step(rows)[1].loss.item() for rows in x.split(512)]
+        return losses, trainer.sae.W_dec.detach()
+
+    (losses, weights), (again, weights_again), (plain, _) = trained(True), trained(True), trained(False)
+    assert losses == again
+    assert torch.equal(weights, weights_again)
+    assert losses == pytest.approx(plain, rel=1e-5)

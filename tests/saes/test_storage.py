@@ -12,7 +12,8 @@ from saes.config import TrainConfig
 from saes.storage import load_sae, save_sae
 from workbench.errors import DamagedFile
 
-WIDTHS = {"transcoder": (8, 6), "skip_transcoder": (8, 6), "crosscoder": (5, 3)}
+WIDTHS = {"transcoder": (8, 6), "crosscoder": (5, 3)}
+OURS_ALONE = ("topk_transcoder", "topk_skip_transcoder", "crosscoder", "jumprelu_crosscoder")
 METADATA = {"hook_name": "blocks.2.hook_resid_post", "model_name": "tinytown", "context_size": 128}
 
 
@@ -25,7 +26,8 @@ def build(architecture):
     """An SAE as it would be saved after training, with weights that are all different."""
     kind = ARCHITECTURES[architecture]
     options = TrainConfig(site="", out=Path(), architecture=architecture, d_sae=24, k=3)
-    sae = kind(kind.shape(options, WIDTHS.get(architecture, (8,)), METADATA))
+    widths = WIDTHS.get(architecture.rpartition("_")[2], (8,))
+    sae = kind(kind.shape(options, widths, METADATA))
     sae.initialise(torch.full((sae.width,), 2.0), 0)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -54,8 +56,8 @@ def test_saved_and_loaded_is_the_same(sae, tmp_path):
 
 def test_sae_lens_opens_what_we_save(sae, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")
-    if sae.architecture == "crosscoder":
-        pytest.skip("SAELens has no crosscoders")
+    if sae.architecture in OURS_ALONE:
+        pytest.skip("SAELens has no such architecture")
     save_sae(sae, tmp_path / "sae")
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "sae"))
     assert theirs.cfg.metadata.hook_name == "blocks.2.hook_resid_post"
@@ -76,6 +78,8 @@ THEIRS = {
     "matching pursuit": ("MatchingPursuit", {"residual_threshold": 1.5, "max_iterations": 4}),
     "transcoder": ("Transcoder", {"d_out": 6, "apply_b_dec_to_input": False}),
     "skip transcoder": ("SkipTranscoder", {"d_out": 6, "apply_b_dec_to_input": False}),
+    "jumprelu transcoder": ("JumpReLUTranscoder", {"d_out": 6, "apply_b_dec_to_input": False}),
+    "jumprelu skip transcoder": ("JumpReLUSkipTranscoder", {"d_out": 6, "apply_b_dec_to_input": False}),
 }
 
 
@@ -150,6 +154,14 @@ def test_damage_is_named_in_one_line(damage, complaint, tmp_path):
         load_sae(tmp_path)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("widths", [None, [8], [5, 4], "53", [5.0, 3.0], [8, 0]])
+def test_a_crosscoder_must_say_what_belongs_to_each_site(widths, tmp_path):
+    save_sae(build("crosscoder"), tmp_path)
+    edit_cfg(tmp_path, widths=widths)
+    with pytest.raises(DamagedFile, match=r"must give the widths of two sites or more, which add up to d_in \(8\)"):
+        load_sae(tmp_path)
 
 
 def test_a_path_that_is_no_directory(tmp_path):

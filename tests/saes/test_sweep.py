@@ -34,12 +34,17 @@ def sweep(small, tmp_path):
     return write
 
 
+def read(file: SweepConfig, known=tuple(SITES)) -> tuple[Path, list[TrainConfig]]:
+    asked = read_sweep(file)
+    return asked.home, asked.configs(known)
+
+
 def files(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in ("sae_weights.safetensors", "metrics.jsonl")}
 
 
 def test_lists_are_combined_and_runs_named_after_what_differs(sweep):
-    home, configs = read_sweep(
+    home, configs = read(
         sweep(
             seed=[0, 1],
             lr="2e-3",
@@ -70,16 +75,17 @@ def test_lists_are_combined_and_runs_named_after_what_differs(sweep):
         ({"k": [3, 2.5]}, "k must be int, not 2.5"),
         ({"architecture": "tpok"}, "architecture must be one of topk"),
         ({"k": [0, 1]}, "k must be at least 1, not 0"),
-        ({"out": None}, "does not say where"),
+        ({"out": None}, "does not say where the runs should go"),
+        ({"site": ""}, "does not say where the activations come from"),
     ],
 )
 def test_what_makes_no_sense_is_refused(sweep, settings, complaint):
     with pytest.raises(SettingError, match=complaint):
-        read_sweep(sweep(**settings))
+        read(sweep(**settings))
 
 
 def test_each_sae_is_as_if_trained_alone_and_the_model_runs_once(sweep, tmp_path, monkeypatch):
-    home, configs = read_sweep(sweep(site=SITES, k=[2, 4], seed=[0]))
+    home, configs = read(sweep(site=SITES, k=[2, 4], seed=[0]))
     harvests, honest = [], training.shuffled_activations
     monkeypatch.setattr(
         training, "shuffled_activations", lambda *args, **kwargs: harvests.append(args[2]) or honest(*args, **kwargs)
@@ -107,7 +113,7 @@ def test_a_sweep_goes_on_and_leaves_behind_what_fails(sweep, monkeypatch):
     file = sweep(k=[2, 3, 4], log_every=1)
     results = {}
     for name in ("whole", "cut"):
-        home, configs = read_sweep(SweepConfig(file.file, out=file.file.parent / name))
+        home, configs = read(SweepConfig(file.file, out=file.file.parent / name))
         interrupt = Interrupt()
 
         def show(metrics, interrupt=interrupt, name=name):
@@ -116,7 +122,7 @@ def test_a_sweep_goes_on_and_leaves_behind_what_fails(sweep, monkeypatch):
 
         results[name] = train_together(configs, home, on_progress=show, interrupt=interrupt)
     assert [result.interrupted for result in results["cut"]] == [True] * 3
-    home, configs = read_sweep(SweepConfig(file.file, out=home, resume=True))
+    home, configs = read(SweepConfig(file.file, out=home, resume=True))
     assert [bool(result.failed) for result in train_together(configs, home)] == [False, True, False]
     for name in ("k2", "k4"):
         assert files(home / name) == files(home.with_name("whole") / name)
@@ -134,7 +140,7 @@ def test_the_commands_print_a_table_and_draw_a_figure(sweep, capsys):
     file = sweep(k=[2, 4])
     assert run_command("sae sweep", cli.sweep, [str(file.file)]) == 0
     table = capsys.readouterr().out
-    home, configs = read_sweep(file)
+    home, configs = read(file)
     assert "recovered" in table
     assert "tokens/s" in table
     for config in configs:

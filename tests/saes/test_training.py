@@ -144,3 +144,23 @@ def test_a_full_disk_leaves_nothing_half_written(small):
     for line in (config.out / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
     assert not list(config.out.parent.glob(".*.part"))
+
+
+def test_a_cache_at_a_url_changes_nothing(small, tmp_path):
+    plain = small()
+    train(plain)
+    for name in ("first", "again"):
+        config = small(out=tmp_path / name, cache=f"memory://{tmp_path.name}")
+        train(config)
+        assert weights(config.out) == weights(plain.out)
+        assert yaml.safe_load((config.out / "config.yaml").read_text())["cache"] == config.cache
+
+
+def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("the bucket is read-only")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.pipe_file", refuse)
+    url = f"memory://{tmp_path.name}-full"
+    with pytest.raises(OSError, match=f"^cannot write {url}/manifest.json: the bucket is read-only$"):
+        train(small(cache=url))

@@ -1,11 +1,16 @@
 """A cache gives the rows that the model would, whoever wrote it and however that ended."""
 
+import json
+import uuid
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.checkpoints import byte_tokenizer
 from workbench import cache as module
@@ -130,3 +135,97 @@ def test_a_damaged_shard_is_named(stream, tmp_path: Path) -> None:
     assert torch.equal(stream(tmp_path / "cache"), plain)
     assert stream.runs < 30
     assert read_tensors(shard).keys() == {"rows", "counts", "positions", "checksum"}
+
+
+class Full(MemoryFileSystem):
+    """A filesystem that runs out of room: it writes half of a file, and says so."""
+
+    protocol = "full"
+    room: ClassVar[int] = 2**40
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+
+    def pipe_file(self, path, value, **kwargs):
+        if len(value) > Full.room:
+            super().pipe_file(path, value[: len(value) // 2])
+            raise PermissionError("the bucket is full\nask for more")
+        Full.room -= len(value)
+        super().pipe_file(path, value, **kwargs)
+
+
+fsspec.register_implementation("full", Full, clobber=True)
+
+
+@pytest.fixture
+def url():
+    """A folder in memory that nothing else uses."""
+    return f"memory://cache-{uuid.uuid4().hex}"
+
+
+def test_a_cache_at_a_url_gives_the_same_rows(stream, url: str, tmp_path: Path) -> None:
+    plain = stream(tmp_path / "cache")
+    without = stream.runs
+    assert torch.equal(stream(url), plain)
+    assert stream.runs == without
+    assert torch.equal(stream(url), plain)
+    assert stream.runs <= 1
+    here = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    system, path = fsspec.url_to_fs(url)
+    there = {name.rpartition("/")[2]: system.cat_file(name) for name in system.ls(path, detail=False)}
+    assert there.keys() == here.keys()
+    assert all(there[name] == here[name] for name in here if name != "manifest.json")
+    assert json.loads(there["manifest.json"]) == json.loads(here["manifest.json"])
+
+
+def test_a_file_url_is_the_directory_itself(stream, tmp_path: Path) -> None:
+    plain = stream(f"file://{tmp_path}/cache")
+    assert torch.equal(stream(tmp_path / "cache"), plain)
+    assert stream.runs <= 1
+
+
+def test_a_longer_run_goes_on_at_a_url(stream, url: str) -> None:
+    plain = stream()
+    everything = stream.runs
+    stream(url, steps=3)
+    begun = stream.runs
+    assert torch.equal(stream(url), plain)
+    assert stream.runs < everything - begun / 2
+
+
+def test_what_is_wrong_at_a_url_is_named(stream, url: str) -> None:
+    stream(url)
+    with pytest.raises(SettingError, match=rf"the cache {url} is of another skip"):
+        stream(url, skip_special=False)
+    system, path = fsspec.url_to_fs(url)
+    shard = sorted(name for name in system.ls(path, detail=False) if name.endswith(".safetensors"))[1]
+    name, content = shard.rpartition("/")[2], bytearray(system.cat_file(shard))
+    content[-50] ^= 1
+    for damaged, complaint in ((bytes(content), "checksum does not fit; delete it"), (content[:-9], "is truncated")):
+        system.pipe_file(shard, bytes(damaged))
+        with pytest.raises(DamagedFile, match=rf"{url}/{name}.*{complaint}"):
+            stream(url)
+    system.rm_file(f"{path}/manifest.json")
+    with pytest.raises(DamagedFile, match=rf"{url}/manifest.json is missing"):
+        stream(url)
+    with pytest.raises(SettingError, match=rf"a folder is needed, and {url}/{name} is a file"):
+        stream(f"{url}/{name}")
+    with pytest.raises(SettingError, match=r"cannot open nowhere://x: Protocol not known: nowhere"):
+        stream("nowhere://x")
+
+
+def test_a_filesystem_that_fails_leaves_nothing_half_written(stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = stream()
+    monkeypatch.setattr(Full, "room", 40_000)  # the manifest, and one shard of some 25 kB
+    with pytest.raises(OSError, match=r"^cannot write full://cache/0-0-\d+\.safetensors: the bucket is full$"):
+        stream("full://cache")
+    system, path = fsspec.url_to_fs("full://cache")
+    names = [name.rpartition("/")[2] for name in system.ls(path, detail=False)]
+    assert sorted(names) == ["0-0-0.safetensors", "manifest.json"]
+    monkeypatch.setattr(Full, "room", 2**40)
+    assert torch.equal(stream("full://cache"), plain)
+
+
+def test_what_a_killed_writer_left_at_a_url_is_passed_over(stream, url: str) -> None:
+    system, path = fsspec.url_to_fs(url)
+    system.pipe_file(f"{path}/.manifest.json.0123.part", b"{")
+    assert torch.equal(stream(url), stream())

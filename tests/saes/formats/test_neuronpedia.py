@@ -149,6 +149,15 @@ def test_the_command_copies_for_saelens_and_refuses_what_is_there(index: Feature
         run_export(ExportOptions(index.directory, out, to="saelens"))
 
 
+@pytest.mark.parametrize("architecture", ["topk_transcoder", "crosscoder"])
+def test_what_saelens_does_not_know_is_not_copied(architecture: str, tmp_path: Path):
+    where = {"widths": (8, 8)} if architecture == "crosscoder" else {"d_out": 8, "k": 2}
+    save_sae(ARCHITECTURES[architecture](SAEConfig(16, 32, **where)), tmp_path / "sae")
+    with pytest.raises(SettingError, match=f"SAELens has no {architecture}"):
+        run_export(ExportOptions(tmp_path / "sae", tmp_path / "out", to="saelens"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_and_sites_that_cannot_be_filed(index: FeatureIndex):
     with pytest.raises(SettingError, match="'Res WB' must be lower-case"):
         Names.of(index.summary, "Res WB", "wb", "me")

@@ -315,6 +315,54 @@ def test_a_topk_sae_in_a_deeper_layer(hooked, architecture: str, corpus: Labelle
     assert str(index).startswith("64 latents at blocks.1.hook_resid_post")
 
 
+MLP_OUT = "blocks.0.hook_mlp_out"
+
+
+def test_a_transcoder_is_indexed_by_what_it_reads_and_writes(llama, sae: SAE, corpus: Labelled, tmp_path: Path):
+    """It fires as the SAE that reads the same, and its logit effects are those of its directions where it writes."""
+    config = SAEConfig(32, VOCABULARY, k=1, apply_b_dec_to_input=False, d_out=32)
+    metadata = {"hook_name": "hook_embed", "hook_name_out": MLP_OUT}
+    transcoder = ARCHITECTURES["topk_transcoder"](replace(config, metadata=metadata))
+    with torch.no_grad():
+        transcoder.W_enc.copy_(sae.W_enc)
+        transcoder.b_enc.copy_(sae.b_enc)
+        transcoder.W_dec.copy_(llama.W_U.T)
+    ours, plain = (
+        build_index(one, llama, corpus, n_tokens=10**9, out=tmp_path / name)
+        for name, one in (("transcoder", transcoder.requires_grad_(False)), ("sae", sae))
+    )
+    columns = ("n_active", "maximum", "concept", "f1", "peaks")
+    for row, same in zip(ours.table(limit=50).rows, plain.table(limit=50).rows, strict=True):
+        assert [row[name] for name in columns] == [same[name] for name in columns]
+    assert ours.summary.site == f"hook_embed → {MLP_OUT}"
+    expected = _effects(llama, transcoder.W_dec[7])
+    assert [logit.token for logit in ours.latent(7).top_logits] == expected.topk(10).indices.tolist()
+
+
+def test_a_crosscoders_logit_effects_are_those_at_its_last_site(llama, sae: SAE, corpus: Labelled, tmp_path: Path):
+    """It reads embeddings at two sites: where the first says nothing, it fires as the SAE does."""
+    config = SAEConfig(64, VOCABULARY, apply_b_dec_to_input=False, widths=(32, 32))
+    crosscoder = ARCHITECTURES["crosscoder"](replace(config, metadata={"hook_names": [MLP_OUT, "hook_embed"]}))
+    with torch.no_grad():
+        crosscoder.W_enc[32:] = sae.W_enc
+        crosscoder.b_enc.copy_(sae.b_enc)
+        crosscoder.W_dec.normal_(generator=torch.Generator().manual_seed(0))
+    index = build_index(crosscoder.requires_grad_(False), llama, corpus, n_tokens=10**9, out=tmp_path)
+    rows = index.table(sort="latent", descending=False, limit=VOCABULARY).rows
+    alike = llama.W_E @ crosscoder.W_enc[32:] + crosscoder.b_enc > 0
+    tokens = torch.cat([batch.tokens[batch.mask(special_ids(llama.tokenizer))] for batch in corpus.batches(32)])
+    assert [row["n_active"] for row in rows] == alike[tokens].sum(0).tolist()
+    expected = _effects(llama, crosscoder.W_dec[7, 32:])
+    assert [logit.token for logit in index.latent(7).top_logits] == expected.topk(10).indices.tolist()
+
+
+def _effects(model: HookedModel, direction: torch.Tensor) -> torch.Tensor:
+    """What the direction, scaled to root mean square 1, adds to the logits of a model whose norm has no bias."""
+    hf = model.bridge.original_model
+    with torch.no_grad():
+        return hf.lm_head(hf.model.norm(direction / direction.square().mean().sqrt()))
+
+
 def test_an_empty_corpus_says_so(sae: SAE, llama: HookedModel, corpus: Labelled, tmp_path: Path):
     class Nothing(Labelled):
         def batches(self, *args: object, **kwargs: object) -> Iterator[TokenBatch]:

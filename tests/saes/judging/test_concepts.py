@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from saes.architectures import ARCHITECTURES
 from saes.judging.concepts import LEVELS, ConceptJudge
 from saes.judging.labelled import judge_labelled
+from saes.sae import SAEConfig
 from saes.synthetic.world import preset, sample
 from tests.saes.test_synthetic import built
 from workbench.errors import CorpusError
@@ -179,6 +181,21 @@ def test_nothing_remains_in_the_error_of_the_identity():
     found = judge_labelled(built(both), iter([(x, labels)]), iter([(x, labels)]), tuple("abc")).completeness
     assert found.activation.tolist() == pytest.approx([1, 1, 1], abs=0.01)
     assert found.remaining == pytest.approx(0, abs=0.01)
+
+
+def test_a_transcoder_is_asked_for_what_it_writes():
+    """It reads one concept and is to write another: its reconstruction tells the first, its error the second."""
+    labels = torch.rand(N, 2, generator=torch.Generator().manual_seed(0)) < 0.3
+    read, written = labels[:, :1].float() * torch.ones(1, 3), labels.float()
+    sae = ARCHITECTURES["transcoder"](SAEConfig(3, 1, apply_b_dec_to_input=False, d_out=2)).requires_grad_(False)
+    sae.W_enc.fill_(1 / 3)
+    sae.W_dec.copy_(torch.tensor([[1.0, 0.0]]))
+    rows = torch.cat([read, written], 1)
+    found = judge_labelled(sae, iter([(rows, labels)]), iter([(rows, labels)]), ("read", "other"))
+    assert found.completeness.activation.tolist() == pytest.approx([1, 1], abs=0.01)
+    assert found.completeness.reconstruction.tolist() == pytest.approx([1, 0], abs=0.01)
+    assert found.completeness.error.tolist() == pytest.approx([0, 1], abs=0.01)
+    assert {result.concept: result.f1 for result in found.concepts.concepts}["read"] == 1
 
 
 def test_too_little_text():
