@@ -80,7 +80,7 @@ class TrainConfig:
     """jumprelu: where the thresholds begin."""
     bandwidth: float = 0.5
     """jumprelu: pre-activations within half of it move a threshold (Anthropic: 2)."""
-    pre_act_coefficient: float = 3e-3
+    pre_act_coefficient: float = 0.03
     """jumprelu: weight of the loss that lifts the pre-activations of dead latents (Anthropic, for far longer trainings:
     3e-6)."""
     tokens: int = 500_000
