@@ -25,10 +25,13 @@ def rows(world: World, batch_size: int, seed: int) -> Iterator[Float[Tensor, "ro
 
 
 def benchmark_config(name: str, **settings: object) -> TrainConfig:
-    """Settings for a world: as many latents as features, k its true L0; `settings` override any."""
+    """Settings for a world: as many latents as features, k its true L0, and small steps to match its small width;
+    `settings` override any.
+    """
     world = preset(name).config
-    fitting = {"d_sae": world.n_features, "k": round(world.l0), "tokens": 1_000_000, "dead_after": 100_000}
-    return TrainConfig(site=f"synthetic.{name}", out=Path(name), **(fitting | settings))
+    fitting = {"d_sae": world.n_features, "k": round(world.l0), "tokens": 1_000_000, "dead_after": 20_000}
+    steps = {"batch_size": 256, "lr": 5e-3}
+    return TrainConfig(site=f"synthetic.{name}", out=Path(name), **(fitting | steps | settings))
 
 
 def train(world: World, config: TrainConfig) -> SAE:

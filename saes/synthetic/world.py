@@ -9,6 +9,10 @@ from torch import Tensor
 
 from workbench.errors import SettingError
 
+DIRECTIONS_SEED = 2**30
+"""Added to a world's seed. An SAE draws its first weights as directions are drawn here, and with the same seed and
+shape it would begin at the answer."""
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -68,7 +72,8 @@ class World:
 
 def build(config: WorldConfig) -> World:
     """The world that a config describes. Raises `SettingError` where its features would have to fire too often."""
-    random = torch.randn(config.n_features, config.d_in, generator=torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(DIRECTIONS_SEED + config.seed)
+    random = torch.randn(config.n_features, config.d_in, generator=generator)
     if config.n_features <= config.d_in:
         directions = torch.linalg.qr(random.T).Q.T.contiguous()
     else:

@@ -6,9 +6,10 @@ from scipy.stats import multivariate_normal, norm
 
 from saes.architectures.standard import Standard
 from saes.sae import SAEConfig
-from saes.synthetic.benchmark import run
+from saes.synthetic.benchmark import benchmark_config, run
 from saes.synthetic.scores import match, score
 from saes.synthetic.world import PRESETS, World, WorldConfig, build, preset, sample
+from saes.trainer import Trainer
 from workbench.errors import SettingError
 
 
@@ -145,6 +146,17 @@ def test_the_matching_is_the_best_one():
     matched, found = match(torch.cat([cosine, rest], 1), torch.eye(2, 4))
     assert matched.tolist() == [1, 0]
     assert found.shape == (2, 2)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "matching_pursuit"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_sae_begins_at_the_answer(name, architecture):
+    """Not even one whose seed is the world's: the first weights and the directions are drawn in the same way."""
+    world = preset(name)
+    settings = benchmark_config(name, architecture=architecture, seed=world.config.seed)
+    trainer = Trainer(settings, draw(world, 1000).x, {})
+    _, cosine = match(trainer.sae.W_dec, world.directions)
+    assert cosine.max() < 0.8
 
 
 def test_training_on_a_world_finds_it():
