@@ -14,7 +14,7 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 def scores(f1: Mapping[str, Mapping[str, float]], covered: float = 0.8) -> go.Figure:
     """The best F1 of every concept, of each SAE: `f1[SAE][concept]`. A concept is covered from `covered` on.
 
-    Concepts are in the order of the best of all SAEs, the best on top; a line spans what an SAE has and another has not.
+    Concepts are in the order of the best of all SAEs, the best on top; a line spans what one has and another has not.
     """
     concepts = sorted({name for one in f1.values() for name in one}, key=lambda name: -_best(f1, name))
     figure = blank(height=90 + 17 * len(concepts), showlegend=True)
@@ -51,9 +51,9 @@ def scores(f1: Mapping[str, Mapping[str, float]], covered: float = 0.8) -> go.Fi
     return describe(
         figure,
         "Concepts found",
-        "y: concepts of the text, the best found on top. x: F1 of the latent that detects the concept best, at its best "
-        f"threshold, on tokens that neither was chosen on. Right of the dotted line, at {covered:g}, a concept counts as "
-        "covered.",
+        "y: concepts of the text, the best found on top. x: F1 of the latent that detects the concept best, at its "
+        f"best threshold, on tokens that neither was chosen on. From the dotted line on, at {covered:g}, a concept "
+        "counts as covered.",
     )
 
 
