@@ -36,7 +36,9 @@ def pareto(names: Sequence[str], groups: Sequence[str], points: Sequence[tuple[f
             meta={"columns": {"x": "L0", "y": "loss recovered", "customdata": "SAE"}},
         )
     figure.update_xaxes(title_text="active latents per token (L0, log)", type="log")
-    figure.update_yaxes(title_text="loss recovered", tickformat=".0%")
+    values = [y for _, y in points]
+    close = bool(values) and max(values) - min(values) < 0.1
+    figure.update_yaxes(title_text="loss recovered", tickformat=".1%" if close else ".0%")
     return describe(
         figure,
         "Sparsity and loss",

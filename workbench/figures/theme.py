@@ -1,8 +1,8 @@
 """How every figure looks: two plotly templates, `workbench` and `workbench-dark`, that hold all the colours.
 
-A figure names no colour of its own but the three hues below, which hold on both grounds, so swapping the template is
-all there is to a dark mode. A hue means the same everywhere: indigo is probability and attention, amber the activation
-of a latent, rose what a latent suppresses.
+A figure names no colour of its own but the hues below, which hold on both grounds, so swapping the template is all
+there is to a dark mode. A hue means the same everywhere: indigo is probability and attention, amber the activation of a
+latent, rose what a latent suppresses, grey a guide for the eye.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import plotly.io as pio
 
 LIGHT, DARK = "workbench", "workbench-dark"
 GAMMA = 1.5
-INDIGO, AMBER, ROSE = "#5f76dd", "#e0913a", "#d4587c"
+INDIGO, AMBER, ROSE, GREY = "#5f76dd", "#e0913a", "#d4587c", "#8a93a3"
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
