@@ -53,7 +53,7 @@ def tinytown(model: "HookedModel") -> tuple[Sample, ...]:
     for skill in TASKS:
         prompts = task_prompts(skill, 1)[0]
         words = model.token_strings([int(token) for token in prompts.clean[0]])
-        (answer,) = model.token_strings([int(prompts.answer[0])])
+        (answer,) = model.token_strings([int(prompts.answers[0])])
         words = [word.strip() for word in words if word != model.tokenizer.bos_token]
         found.append(Sample(NAMES.get(skill, skill.replace("_", " ")), _joined(model, words), answer.strip()))
     return tuple(found)

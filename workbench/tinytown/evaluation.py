@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from workbench.heads import HeadScores, head_scores
+from workbench.metrics import LOGIT_DIFFERENCE
 from workbench.model import HookedModel
+from workbench.prompts import PromptPairs
 from workbench.tinytown.language import Language
-from workbench.tinytown.tasks import TASKS, Prompts, task_prompts
+from workbench.tinytown.tasks import TASKS, task_prompts
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,12 @@ def evaluate(model: HookedModel, *, examples: int = 400, seed: int = 0) -> Evalu
     return Evaluation(skills, head_scores(model, batch=32, seed=seed))
 
 
-def _score(model: HookedModel, task: list[Prompts]) -> SkillScore:
-    difference = torch.cat([logit_difference(model, prompts) for prompts in task])
-    return SkillScore(task[0].skill, (difference > 0).float().mean().item(), difference.mean().item(), len(difference))
+def _score(model: HookedModel, task: list[PromptPairs]) -> SkillScore:
+    difference = torch.cat([logit_difference(model, pairs) for pairs in task])
+    return SkillScore(task[0].name, (difference > 0).float().mean().item(), difference.mean().item(), len(difference))
 
 
-def logit_difference(model: HookedModel, prompts: Prompts) -> torch.Tensor:
-    """`[example]` logit of the answer minus that of the distractor, after the clean prompt."""
-    logits = model.run(torch.from_numpy(prompts.clean)).logits[:, -1].cpu()
-    answer, distractor = (torch.from_numpy(ids)[:, None] for ids in (prompts.answer, prompts.distractor))
-    return (logits.gather(1, answer) - logits.gather(1, distractor))[:, 0]
+def logit_difference(model: HookedModel, pairs: PromptPairs) -> Float[Tensor, " example"]:
+    """Logit of the answer minus that of the distractor, after the clean prompt."""
+    logits = model.run(pairs.clean).logits[:, -1].cpu()
+    return LOGIT_DIFFERENCE(logits, pairs, logits)

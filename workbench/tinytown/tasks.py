@@ -1,12 +1,13 @@
 """The skills as tasks: clean and corrupted prompts of equal length, answers and distractors, on held-out material."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from workbench.errors import SettingError
+from workbench.prompts import PromptPairs
 from workbench.tinytown.language import BOS, SPECIAL, Language
 from workbench.tinytown.skills import SKILLS
 from workbench.tinytown.template import Template, draw, is_held_out, sizes
@@ -14,29 +15,10 @@ from workbench.tinytown.template import Template, draw, is_held_out, sizes
 TASKS: tuple[str, ...] = (*SKILLS, "induction")
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Prompt pairs of one length, as token ids; row i of each array belongs together. Prompts begin with `<bos>`."""
-
-    skill: str
-    pattern: str
-    clean: NDArray[np.int64]
-    """[example, position]"""
-    corrupted: NDArray[np.int64]
-    """[example, position], a prompt to which the distractor is the answer."""
-    answer: NDArray[np.int64]
-    """[example]"""
-    distractor: NDArray[np.int64]
-    """[example]"""
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-
 def task_prompts(
     skill: str, n: int, *, seed: int = 0, held_out: bool = True, language: Language | None = None
-) -> list[Prompts]:
-    """At least `n` examples of a skill, spread evenly over its sentence patterns, one `Prompts` a pattern.
+) -> list[PromptPairs]:
+    """At least `n` examples of a skill, spread evenly over its sentence patterns, one `PromptPairs` a pattern.
 
     With `held_out` every example has a combination that training never showed: a pair of names, a fact in a phrasing,
     a sequence of words. Raises `SettingError` for an unknown skill.
@@ -54,23 +36,27 @@ def task_prompts(
 
 def _prompts(
     language: Language, rng: np.random.Generator, skill: str, template: Template, n: int, held_out: bool
-) -> Prompts:
+) -> PromptPairs:
     variables = sizes(template.prompt, template.corrupted_prompt, template.answer, template.wrong_answer)
     values = draw(variables, n, rng, template, held_out)
     bos = np.full((n, 1), language.ids[BOS])
-    return Prompts(
-        skill=skill,
-        pattern=template.text,
+    return _pairs(
+        skill,
+        template.text,
         clean=np.hstack([bos, language.spell(template.prompt, values, n)]),
         corrupted=np.hstack([bos, language.spell(template.corrupted_prompt, values, n)]),
-        answer=language.spell(template.answer, values, n)[:, 0],
-        distractor=language.spell(template.wrong_answer, values, n)[:, 0],
+        answers=language.spell(template.answer, values, n)[:, 0],
+        distractors=language.spell(template.wrong_answer, values, n)[:, 0],
     )
+
+
+def _pairs(skill: str, pattern: str, **columns: NDArray[np.int64]) -> PromptPairs:
+    return PromptPairs(skill, pattern=pattern, **{name: torch.from_numpy(ids) for name, ids in columns.items()})
 
 
 def _induction(
     language: Language, rng: np.random.Generator, n: int, held_out: bool, gaps: tuple[int, ...] = (4, 10, 20, 40)
-) -> Iterator[Prompts]:
+) -> Iterator[PromptPairs]:
     """`… A B … A` asks for B; corrupted, B was another word. A and B never stood side by side in training's texts."""
     for gap in gaps:
         each = -(-n // len(gaps))
@@ -86,5 +72,12 @@ def _induction(
             answer[broken] = rng.integers(len(SPECIAL), vocabulary, size=int(broken.sum()))
         bos = np.full((each, 1), language.ids[BOS])
         head, middle = words[:, :2], words[:, 2 : gap + 2]
-        pair = [np.hstack([bos, head, word[:, None], middle, head[:, 1:]]) for word in (answer, distractor)]
-        yield Prompts("induction", f"… A B and {gap} words, then A", *pair, answer, distractor)
+        clean, corrupted = (np.hstack([bos, head, word[:, None], middle, head[:, 1:]]) for word in (answer, distractor))
+        yield _pairs(
+            "induction",
+            f"… A B and {gap} words, then A",
+            clean=clean,
+            corrupted=corrupted,
+            answers=answer.copy(),
+            distractors=distractor.copy(),
+        )
