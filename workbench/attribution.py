@@ -37,7 +37,7 @@ class Attribution:
     strings: list[str] | None
     """The tokens of the prompt, if there is only one."""
     parts: Parts
-    """By kind, in logits: "embedding" [example], "head" [example layer head], "head from" [example layer head key], …"""
+    """By kind, in logits: "embedding" [example], "head" [example layer head], "neuron" [example layer neuron], …"""
     logits: Float[Tensor, " example"]
     """The model's own logit, or difference of logits."""
     before_cap: Float[Tensor, " example"]
