@@ -30,10 +30,10 @@ class LensTrainOptions:
     """How many tokens to train on; a corpus that is shorter is read again."""
     context: int = 128
     """Tokens in a context."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Contexts in a step."""
-    lr: float = 1e-3
-    """Learning rate of Adam; it falls linearly to 0."""
+    lr: float | None = None
+    """Learning rate of Adam, which falls linearly to 0; default: 1 / d_model."""
     seed: int = 0
     """Seeds the order of the corpus."""
     eval_tokens: int = 20_000
@@ -53,7 +53,7 @@ class LensTrainOptions:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise SettingError(f"{name} must be at least {bound}, not {getattr(self, name)}")
-        if self.lr <= 0:
+        if self.lr is not None and self.lr <= 0:
             raise SettingError(f"lr must be above 0, not {self.lr}")
         if self.overwrite and self.resume:
             raise SettingError("overwrite begins the training anew and resume goes on with it; choose one")

@@ -57,11 +57,11 @@ class LensTraining:
 class LensTrainer:
     """The translators in training, a batch at a time. Knows nothing of corpora or files."""
 
-    def __init__(self, model: HookedModel, lr: float, n_tokens: int) -> None:
-        self.model, self.lr, self.n_tokens = model, lr, n_tokens
+    def __init__(self, model: HookedModel, lr: float | None, n_tokens: int) -> None:
+        self.model, self.lr, self.n_tokens = model, lr or 1 / model.info.d_model, n_tokens
         self.lens = TunedLens.identity(model)
         self.parameters = {"A": self.lens.A, "b": self.lens.b}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr)
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.lr)
         self.tokens = 0
 
     def step(self, rows: list[Float[Tensor, "row d_model"]]) -> LensStep:
