@@ -175,7 +175,7 @@ def _attribute(
     parts = PARTS[by](reading) if by != "latent" else latents(reading, sae, site)
     parts |= {
         "norm bias": direction @ reading.norm.bias,
-        "unembedding bias": metric(bias.expand(len(pairs), -1), pairs, bias),
+        "unembedding bias": metric(bias, pairs, bias),
     }
     _check_sum(model, parts, before_cap, run.logits.dtype)
     return {kind: values.cpu() for kind, values in parts.items()}, logits.cpu(), before_cap.cpu()
@@ -183,7 +183,7 @@ def _attribute(
 
 def _unembedded(
     model: HookedModel, final: Float[Tensor, "example d_model"]
-) -> tuple[bool, Float[Tensor, "example d_vocab"], Float[Tensor, "one d_vocab"]]:
+) -> tuple[bool, Float[Tensor, "example d_vocab"], Float[Tensor, "example d_vocab"]]:
     """Whether the model caps its logits, the logits of a final stream without the cap, and the unembedding's bias.
 
     Raises `ModelError` if the model's logits are not its final norm and unembedding alone.
@@ -191,7 +191,7 @@ def _unembedded(
     capped = model.unembed(final).float()
     with torch.no_grad():
         raw = model.bridge.unembed(model.bridge.ln_final(final)).float()
-        bias = model.bridge.unembed(torch.zeros_like(final[:1])).float()
+        bias = model.bridge.unembed(torch.zeros_like(final)).float()
     return not torch.equal(capped, raw), raw, bias
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ def side_by_side(parts: Parts) -> Float[Tensor, "example part"]:
     return torch.cat([values.reshape(len(values), -1) for values in parts.values()], dim=1)
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What is needed of an SAE: latents, and a decoder that is `latents @ W_dec` and a bias."""
 

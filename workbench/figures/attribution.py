@@ -176,9 +176,9 @@ def tokens(result: "InputAttribution", example: int = 0) -> go.Figure:
         figure,
         f"{result.question}, by token",
         f"x: the tokens of the prompt. Numbers: what each adds to the metric, counted from {result.baseline} in place "
-        "of its embedding; colour: the same as a share of the largest in the row, rose takes away. Upper row: integrated "
-        f"gradients, which add up to {result.integrated[example].sum():.3f} of {whole:.3f}; lower row: the gradient at "
-        "the prompt alone, times the same difference.",
+        "of its embedding; colour: the same as a share of the largest in the row; rose takes away. Upper row: "
+        f"integrated gradients, which add up to {result.integrated[example].sum():.3f} of {whole:.3f}; lower row: the "
+        "gradient at the prompt alone, times the same difference.",
     )
     picture.layout.meta |= {"min_width": 120 + (CELL_WIDTH * n_pos if n_pos <= 64 else 0)}
     return picture
