@@ -140,8 +140,10 @@ def _heads(model: HookedModel, run: Run, last: str) -> Iterator[Row]:
     for layer in range(model.info.n_layers):
         z = run[site := f"blocks.{layer}.attn.hook_z"][0]
         through = attention_output(model, layer, z, run[f"blocks.{layer}.hook_attn_out"][0])
-        for head, rows in enumerate(torch.arange(z.shape[1] * z.shape[2]).split(z.shape[2])):
-            yield f"L{layer}H{head}", site, logits(through.part(z[:, head], rows))
+        n_heads, d_head = z.shape[1:]
+        for head in range(n_heads):
+            units = slice(head * d_head, (head + 1) * d_head)
+            yield f"L{layer}H{head}", site, logits(through.part(z[:, head], units))
 
 
 def _of_parts(model: HookedModel, final: Float[Tensor, "pos d_model"]) -> Callable[[Tensor], Tensor]:

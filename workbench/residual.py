@@ -27,9 +27,9 @@ class Output:
     bias: Float[Tensor, " d_model"]
     norm: FrozenNorm | None
 
-    def part(self, inside: Float[Tensor, "*parts inside_"], rows: slice = slice(None)) -> Float[Tensor, "*parts d"]:
-        """What a part of `inside` (the units `rows`) adds to the stream."""
-        written = inside.float() @ self.weight[rows]
+    def part(self, inside: Float[Tensor, "*parts inside_"], units: slice = slice(None)) -> Float[Tensor, "*parts d"]:
+        """What a part of `inside` (those `units`) adds to the stream."""
+        written = inside.float() @ self.weight[units]
         return written if self.norm is None else self.norm.part(written)
 
     def pull(self, covector: Float[Tensor, "*at d_model"]) -> Float[Tensor, "*at inside"]:
