@@ -20,7 +20,6 @@ from workbench.lens import LensResult, Row, read_rows
 from workbench.model import HookedModel
 from workbench.tuned_lens import rows_of
 
-Prompt = str | Int[Tensor, " pos"]
 Map = Callable[[Float[Tensor, "pos d_model"], str], Float[Tensor, "pos d_model"]]
 """(activations, the site they come from) -> what is inserted; `TunedLens.translate` is one."""
 
@@ -52,8 +51,8 @@ class Patchscopes:
 
 def patchscopes(
     model: HookedModel,
-    source: Prompt,
-    target: Prompt,
+    source: str | Int[Tensor, " pos"],
+    target: str | Int[Tensor, " target_pos"],
     *,
     position: int = -1,
     layer: int | None = None,
@@ -99,7 +98,7 @@ def patchscopes(
     return Patchscopes(readings, said if max_new_tokens else None, model.token_strings(target), position, layer)
 
 
-def _tokens(model: HookedModel, prompt: Prompt) -> Int[Tensor, " pos"]:
+def _tokens(model: HookedModel, prompt: str | Int[Tensor, " pos"]) -> Int[Tensor, " pos"]:
     return model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt.to(model.device)
 
 

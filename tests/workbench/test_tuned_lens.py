@@ -29,9 +29,9 @@ def tinytown() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tinytown):
-    """A lens after 24 steps: (directory, result)."""
+    """A lens after 20 steps: (directory, result)."""
     out = tmp_path_factory.mktemp("lens") / "lens"
-    options = LensTrainOptions(out, tokens=24_000, eval_tokens=4_000, device="cpu")
+    options = LensTrainOptions(out, tokens=10_000, context=64, eval_tokens=2_000, device="cpu")
     return out, train_lens(options, tinytown)
 
 
@@ -93,17 +93,17 @@ def test_one_step_is_that_of_autograd(model: HookedModel, monkeypatch):
 def test_a_short_training_beats_the_logit_lens_at_every_layer(trained, tinytown):
     out, result = trained
     assert result.report.labels == ["embed", "0", "1", "2"]
-    assert result.report.tokens >= 4_000
+    assert result.report.tokens >= 2_000
     for logit, tuned in zip(result.report.logit, result.report.tuned, strict=True):
         assert tuned < 0.75 * logit
-    held_out = open_corpus("tinytown", tinytown.tokenizer, split="held_out")
-    again = lens_kl(tinytown, held_out, load_tuned_lens(out, tinytown), 4_000)
+    held_out = open_corpus("tinytown", tinytown.tokenizer, context=64, split="held_out")
+    again = lens_kl(tinytown, held_out, load_tuned_lens(out, tinytown), 2_000)
     assert again.tuned == pytest.approx(result.report.tuned, rel=1e-6)
 
 
 def test_kl_is_that_of_whole_logits(tinytown):
     """The first context of the corpus, by hand."""
-    corpus = open_corpus("tinytown", tinytown.tokenizer, split="held_out")
+    corpus = open_corpus("tinytown", tinytown.tokenizer, context=32, split="held_out")
     lens = random_lens(tinytown)
     measured = lens_kl(tinytown, corpus, lens, 1)
     batch = next(corpus.batches(8))
@@ -123,18 +123,18 @@ def test_kl_is_that_of_whole_logits(tinytown):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, tinytown):
-    options = LensTrainOptions(tmp_path / "whole", tokens=6_000, eval_tokens=500, device="cpu")
+    options = LensTrainOptions(tmp_path / "whole", tokens=1_500, context=32, eval_tokens=200, device="cpu")
     train_lens(options, tinytown)
     interrupt = Interrupt()
 
     def stop(step):
-        if step.tokens > 2_500:
+        if step.tokens > 700:
             interrupt.request()
 
     halves = replace(options, out=tmp_path / "halves", resume=True)
     first = train_lens(halves, tinytown, on_step=stop, interrupt=interrupt)
     assert first.interrupted
-    assert 2_500 < first.tokens < 6_000
+    assert 700 < first.tokens < 1_500
     with pytest.raises(SettingError, match="unfinished training"):
         train_lens(replace(halves, resume=False), tinytown)
     with pytest.raises(SettingError, match="begun with seed 0, not 1"):
@@ -151,7 +151,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, tinytown):
 def test_a_damaged_checkpoint_is_told(tmp_path, tinytown):
     interrupt = Interrupt()
     interrupt.request()
-    options = LensTrainOptions(tmp_path, tokens=6_000, eval_tokens=500, device="cpu", resume=True)
+    options = LensTrainOptions(tmp_path, tokens=6_000, context=32, device="cpu", resume=True)
     assert train_lens(options, tinytown, interrupt=interrupt).interrupted
     checkpoint = tmp_path / CHECKPOINT_FILE
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -199,6 +199,6 @@ def test_the_commands(trained, tmp_path, capsys):
     assert "lr must be above 0" in capsys.readouterr().err
     assert run_command("lens train", train, ["--out", str(tmp_path / "x"), "--model", "gpt2"]) == 2
     assert "corpus is needed" in capsys.readouterr().err
-    arguments = ["--out", str(tmp_path / "new"), "--tokens", "1000", "--eval-tokens", "500", "--device", "cpu"]
+    arguments = ["--out", str(tmp_path / "new"), "--tokens", "500", "--eval-tokens", "100", "--context", "32"]
     assert run_command("lens train", train, arguments) == 0
     assert "tuned lens" in capsys.readouterr().out

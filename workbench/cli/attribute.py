@@ -74,12 +74,12 @@ def run(options: AttributeOptions) -> Attribution | InputAttribution:
     from workbench.metrics import LOGIT, LOGIT_DIFFERENCE
     from workbench.model import load_model
 
+    sae, site = _read_sae(options.sae) if options.sae else (None, None)
     model = load_model(options.model)
     pairs = _pairs(options, model)
     metric = LOGIT_DIFFERENCE if options.task or options.distractor else LOGIT
     if options.by == "token":
         return integrated_gradients(model, pairs[0], metric=metric, baseline=options.baseline, steps=options.steps)
-    sae, site = _read_sae(options.sae) if options.sae else (None, None)
     return attribute(model, pairs, by=options.by, metric=metric, sae=sae, site=site)
 
 
@@ -102,9 +102,9 @@ def _pairs(options: AttributeOptions, model: HookedModel) -> list[PromptPairs]:
 
 def _read_sae(directory: Path) -> tuple[Any, str]:
     """An SAE, and the site that it reads."""
-    from sae_lens import SAE
-
     if not (directory / "cfg.json").is_file():
         raise SettingError(f"{directory} holds no SAE (cfg.json, sae_weights.safetensors)")
+    from sae_lens import SAE
+
     sae = SAE.load_from_disk(str(directory))
     return sae, sae.cfg.metadata["hook_name"]
