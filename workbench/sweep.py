@@ -23,6 +23,8 @@ Score = Callable[[Float[Tensor, "copy batch ..."]], Float[Tensor, "copy batch"]]
 """Logits, at the last position or at each, to a number for each prompt."""
 OnProgress = Callable[[int, int], None]
 """Called with the number of cells done and of all."""
+OVERHEAD = {True: 5_000_000, False: 500_000_000}
+"""What one layer of a forward pass costs however little it computes, in positions · d_model², on a CPU and elsewhere."""
 ELEMENTS = 2**24
 """The largest activation that a forward pass may make, in numbers; it bounds the memory."""
 
@@ -107,9 +109,10 @@ def sweep(
     With `every_position`, the score is given the logits of whole runs; else those at the last position.
     """
     cells, starts = grid.cells(), grid.starts()
+    n_batch, total = len(base.tokens), len(grid.sites) * len(cells)
     if every_position or not base.past:
         starts = torch.zeros_like(starts)
-    n_batch, total = len(base.tokens), len(grid.sites) * len(cells)
+    starts = shared_starts(starts, OVERHEAD[base.model.device.type == "cpu"] // (n_batch * base.model.info.d_model**2))
     values = torch.empty(len(grid.sites), len(cells), n_batch)
     done = 0
     for start in starts.unique().tolist():
@@ -126,6 +129,18 @@ def sweep(
                 if on_progress:
                     on_progress(done, total)
     return values.reshape(*grid.shape, n_batch)
+
+
+def shared_starts(starts: Int[Tensor, " cell"], waste: int) -> Int[Tensor, " cell"]:
+    """Starts moved back to earlier ones, so that fewer passes are needed; up to `waste` positions a pass for nothing."""
+    shared, first, wasted = starts.clone(), 0, waste
+    for start in starts.unique().tolist():
+        here = starts == start
+        wasted += int(here.sum()) * (start - first)
+        if wasted >= waste:
+            first, wasted = start, 0
+        shared[here] = first
+    return shared
 
 
 def masked(
