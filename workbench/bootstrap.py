@@ -31,7 +31,9 @@ def intervals(
         return nothing, nothing.clone()
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(n, (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, picks, torch.ones(picks.shape).double()) / n
+    weights = (
+        torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, picks, torch.ones(picks.shape).double()) / n
+    )
     over = torch.ones(resamples).double() if scale is None else weights @ scale.double()
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     ends = [((weights @ part.T) / over[:, None]).quantile(tails, dim=0) for part in flat.split(CELLS)]

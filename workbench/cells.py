@@ -95,4 +95,6 @@ def position_labels(model: HookedModel, pairs: Sequence[PromptPairs]) -> list[st
     clean = torch.cat([group.clean for group in pairs])
     strings = model.token_strings(clean[0])
     varies = (clean != clean[0]).any(0).tolist()
-    return [f"{i} {string!r}{'…' if other else ''}" for i, (string, other) in enumerate(zip(strings, varies, strict=True))]
+    return [
+        f"{i} {string!r}{'…' if other else ''}" for i, (string, other) in enumerate(zip(strings, varies, strict=True))
+    ]

@@ -31,6 +31,11 @@ class Contrast:
     def score(self, logits: Float[Tensor, "... example d_vocab"]) -> Float[Tensor, "... example"]:
         return self.metric(logits, self.pairs, self.clean)
 
+    def ends(self) -> tuple[Float[Tensor, " example"], Float[Tensor, " example"]]:
+        """The metric of the run patched into and of the run patched from."""
+        into, source = (self.score(run.logits).float().cpu() for run in (self.into, self.source))
+        return into, source
+
 
 def groups(pairs: Pairs, by: Sequence[str] = ()) -> list[PromptPairs]:
     """Pairs as a list of `PromptPairs`. Raises `PromptError` if positions are told apart and lengths differ."""
@@ -47,13 +52,22 @@ def groups(pairs: Pairs, by: Sequence[str] = ()) -> list[PromptPairs]:
 
 
 def contrasts(
-    model: HookedModel, pairs: Sequence[PromptPairs], sites: Sequence[str], metric: Metric, direction: str
+    model: HookedModel,
+    pairs: Sequence[PromptPairs],
+    sites: Sequence[str],
+    metric: Metric,
+    direction: str,
+    graphs: bool = False,
 ) -> Iterator[Contrast]:
-    """The contrast of every batch of pairs, both runs with `sites` captured. Raises `SettingError`."""
+    """The contrast of every batch of pairs, both runs with `sites` captured. Raises `SettingError`.
+
+    Batches are smaller for `graphs`, to which every activation of a run is kept.
+    """
     if direction not in DIRECTIONS:
         raise SettingError(f"no direction {direction!r}; it is {' or '.join(map(repr, DIRECTIONS))}")
     for group in pairs:
-        size = rows_at_once(model.info, group.clean.shape[1])
+        size = rows_at_once(model.info, group.clean.shape[1], every_position=graphs)
+        size = max(1, size // model.info.n_layers) if graphs else size
         for begin in range(0, len(group), size):
             batch = group[begin : begin + size]
             clean, corrupted = (base_run(model, tokens, sites) for tokens in (batch.clean, batch.corrupted))

@@ -210,7 +210,9 @@ class HookedModel:
                 plan.setdefault(site, []).append(edit)
         return plan
 
-    def run_pass(self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None) -> Tensor | None:
+    def run_pass(
+        self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None
+    ) -> Tensor | None:
         """One forward pass over checked tokens; its logits, or None if it was stopped at a site."""
         with nullcontext() if plan.grad else torch.no_grad(), hooked(self._survey.points, plan.visits()):
             try:

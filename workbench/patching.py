@@ -7,6 +7,7 @@ Run the model on one prompt of a pair, put in a part of its activations on the o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from workbench.cells import Cells, cell_labels
 from workbench.contrast import DIRECTIONS, Pairs, contrasts, groups
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
-from workbench.sweep import OnProgress, grid, put, sweep
+from workbench.sweep import OnProgress, changed, grid, put, sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,25 +78,43 @@ def activation_patching(
     for contrast in contrasts(model, listed, [site], metric, direction):
         cells, n_batch = grid(contrast.into, site, by), len(contrast.pairs)
 
-        def count(cell: int, total: int, before: int = done, n_batch: int = n_batch) -> None:
+        def count(cell: int, n_cells: int, before: int = done, n_batch: int = n_batch) -> None:
             if on_progress:
-                on_progress(before * total + cell * n_batch, n_prompts * total)
+                on_progress(before * n_cells + cell * n_batch, n_prompts * n_cells)
 
-        values = sweep(contrast.into, cells, put(contrast.source.activations), contrast.score, on_progress=count)
-        ends = (contrast.score(run.logits).float().cpu() for run in (contrast.into, contrast.source))
-        parts.append((values, *ends))
+        measure = changed(contrast.into, put(contrast.source.activations), contrast.score)
+        values = sweep(contrast.into, cells, measure, on_progress=count)
+        parts.append((values, *contrast.ends()))
         done += n_batch
+    labels = cell_labels(model, cells, listed)
+    return result("activation patching", site, by, listed[0].name, metric, direction, labels, parts)
+
+
+def result(
+    method: str,
+    site: str,
+    by: Sequence[str],
+    task: str,
+    metric: Metric,
+    direction: str,
+    labels: tuple[list[str], ...],
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]],
+    kind: type[PatchingResult] = PatchingResult,
+    **more: Any,
+) -> PatchingResult:
+    """The result of a method, from the (values, into, source) of each batch of prompts; `more` are fields of `kind`."""
     values, into, source = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
-    return PatchingResult(
+    return kind(
         axes=("layer", *by),
-        labels=cell_labels(model, cells, listed),
+        labels=labels,
         values=values,
-        method="activation patching",
+        method=method,
         site=site,
-        task=listed[0].name,
+        task=task,
         direction=direction,
         metric=metric.name,
         unit=metric.unit,
         into=into,
         source=source,
+        **more,
     )

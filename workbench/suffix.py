@@ -154,7 +154,9 @@ def _agrees(base: BaseRun, start: int) -> bool:
 @contextmanager
 def _last_position_only(model: HookedModel) -> Iterator[None]:
     """Within the context, logits are computed at the last position only."""
-    handle = model.bridge.unembed.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:].contiguous(), *inputs[1:]))
+    handle = model.bridge.unembed.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0][:, -1:].contiguous(), *inputs[1:])
+    )
     try:
         yield
     finally:

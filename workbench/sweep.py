@@ -21,10 +21,12 @@ Substitute = Callable[[str, Tensor, slice], Tensor]
 """(site, activation [copy batch ...], positions computed) -> what takes its place where a cell is changed."""
 Score = Callable[[Float[Tensor, "copy batch ..."]], Float[Tensor, "copy batch"]]
 """Logits, at the last position or at each, to a number for each prompt."""
+Measure = Callable[[str, Bool[Tensor, "copy ..."], int], Float[Tensor, "copy batch"]]
+"""(site, masks of some cells, first position to compute) -> a number for each prompt with each of the cells changed."""
 OnProgress = Callable[[int, int], None]
 """Called with the number of cells done and of all."""
 OVERHEAD = {True: 5_000_000, False: 500_000_000}
-"""What one layer of a forward pass costs however little it computes, in positions · d_model², on a CPU and elsewhere."""
+"""Cost of a layer that computes next to nothing, in positions · d_model², on a CPU (True) and elsewhere."""
 ELEMENTS = 2**24
 """The largest activation that a forward pass may make, in numbers; it bounds the memory."""
 
@@ -96,43 +98,46 @@ def grid(base: BaseRun, pattern: str, by: Sequence[str]) -> Grid:
 
 
 def sweep(
-    base: BaseRun,
-    grid: Grid,
-    substitute: Substitute,
-    score: Score,
-    *,
-    every_position: bool = False,
-    on_progress: OnProgress | None = None,
+    base: BaseRun, grid: Grid, measure: Measure, *, whole: bool = False, on_progress: OnProgress | None = None
 ) -> Float[Tensor, "*cells batch"]:
-    """The score of each prompt with each cell changed, one cell at a time.
+    """The measure of each prompt with each cell changed, one cell at a time.
 
-    With `every_position`, the score is given the logits of whole runs; else those at the last position.
+    The measure is taken of many cells of one site at once, from the first position on that any of them changes; of
+    all positions for `whole`, with the memory for their logits.
     """
-    cells, starts = grid.cells(), grid.starts()
-    n_batch, total = len(base.tokens), len(grid.sites) * len(cells)
-    if every_position or not base.past:
+    cells, starts, n_batch = grid.cells(), grid.starts(), len(base.tokens)
+    if whole or not base.past:
         starts = torch.zeros_like(starts)
     starts = shared_starts(starts, OVERHEAD[base.model.device.type == "cpu"] // (n_batch * base.model.info.d_model**2))
     values = torch.empty(len(grid.sites), len(cells), n_batch)
     done = 0
     for start in starts.unique().tolist():
-        copies = max(1, rows_at_once(base.model.info, base.n_pos, start, every_position) // n_batch)
+        copies = max(1, rows_at_once(base.model.info, base.n_pos, start, whole) // n_batch)
         for chunk in (starts == start).nonzero()[:, 0].split(copies):
             mask = grid.masks(cells[chunk])
             for row, site in enumerate(grid.sites):
-                edit = masked(base, site, mask, substitute, start)
-                layer = site_names.layer_of(site)
-                run = base.resume(layer, edits=[edit], start=start, copies=len(chunk), every_position=every_position)
-                logits = run.logits.unflatten(0, (len(chunk), n_batch))
-                values[row, chunk] = score(logits if every_position else logits[:, :, -1]).float().cpu()
+                values[row, chunk] = measure(site, mask, start).float().cpu()
                 done += len(chunk)
                 if on_progress:
-                    on_progress(done, total)
+                    on_progress(done, values[..., 0].numel())
     return values.reshape(*grid.shape, n_batch)
 
 
+def changed(base: BaseRun, substitute: Substitute, score: Score, *, whole: bool = False) -> Measure:
+    """The score of the run with `substitute` put where the mask says; of logits at every position for `whole`."""
+
+    def measure(site: str, mask: Bool[Tensor, "copy ..."], start: int) -> Float[Tensor, "copy batch"]:
+        edit, copies = masked(base, site, mask, substitute, start), len(mask)
+        layer = site_names.layer_of(site)
+        run = base.resume(layer, edits=[edit], start=start, copies=copies, every_position=whole)
+        logits = run.logits.unflatten(0, (copies, len(base.tokens)))
+        return score(logits if whole else logits[:, :, -1])
+
+    return measure
+
+
 def shared_starts(starts: Int[Tensor, " cell"], waste: int) -> Int[Tensor, " cell"]:
-    """Starts moved back to earlier ones, so that fewer passes are needed; up to `waste` positions a pass for nothing."""
+    """Starts moved back to share passes; for each pass, less than `waste` positions more than needed are computed."""
     shared, first, wasted = starts.clone(), 0, waste
     for start in starts.unique().tolist():
         here = starts == start
@@ -143,9 +148,7 @@ def shared_starts(starts: Int[Tensor, " cell"], waste: int) -> Int[Tensor, " cel
     return shared
 
 
-def masked(
-    base: BaseRun, site: str, mask: Bool[Tensor, "copy ..."], substitute: Substitute, start: int
-) -> Edit:
+def masked(base: BaseRun, site: str, mask: Bool[Tensor, "copy ..."], substitute: Substitute, start: int) -> Edit:
     """An edit of copies of the base run, from position `start` on, where the mask of each copy says so."""
     positions = slice(start, base.n_pos)
     mask = cut(site, mask, positions).to(base.model.device)
