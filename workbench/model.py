@@ -160,8 +160,8 @@ class HookedModel:
             raise PromptError(f"{self.info.name} has no tokenizer; give tokens instead of text")
         return self.tokenizer
 
-    def _tokens(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
-        """Checked tokens of whatever may be run."""
+    def check_tokens(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
+        """Tokens of whatever may be run, on the model's device. Raises `PromptError` if they cannot be run."""
         tokens = inputs if isinstance(inputs, Tensor) else self.to_tokens(inputs)
         tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(self.device, torch.long)
         if tokens.numel() == 0:
@@ -190,17 +190,18 @@ class HookedModel:
         edits' values and the logits are part of one autograd graph; otherwise nothing is tracked.
         Raises `UnknownSite`, `EditError`, `PromptError`, all but an ill-fitting edit before anything is computed.
         """
-        tokens = self._tokens(inputs)
+        tokens = self.check_tokens(inputs)
         names = sites.expand(capture, self.sites)
         stop = sites.expand(stop_after, self.sites)[-1] if stop_after else None
         length = tokens.shape[1]
-        plan = Pass(Window(0, length, length, length), self._by_site(edits), names, stop, grad)
-        logits = self._run(tokens, plan)
+        plan = Pass(Window(0, length, length, length), self.edits_by_site(edits), names, stop, grad)
+        logits = self.run_pass(tokens, plan)
         if missed := [name for name in names if name not in plan.captured]:
             raise UnknownSite(f"{missed[0]} comes after {stop}, where the run was to stop")
         return Run(tokens, logits, {name: plan.captured[name] for name in names})
 
-    def _by_site(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
+    def edits_by_site(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
+        """The edits to make at each site. Raises `UnknownSite` and, where an edit would change nothing, `EditError`."""
         plan: dict[str, list[Edit]] = {}
         for edit in edits:
             for site in sites.expand(edit.site, self.sites):
@@ -209,7 +210,10 @@ class HookedModel:
                 plan.setdefault(site, []).append(edit)
         return plan
 
-    def _run(self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None) -> Tensor | None:
+    def run_pass(
+        self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None
+    ) -> Tensor | None:
+        """One forward pass over checked tokens; its logits, or None if it was stopped at a site."""
         with nullcontext() if plan.grad else torch.no_grad(), hooked(self._survey.points, plan.visits()):
             try:
                 return self._forward(tokens, cache)
@@ -241,14 +245,14 @@ class HookedModel:
         """
         if max_new_tokens < 0:
             raise SettingError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
-        tokens = self._tokens(prompt)
+        tokens = self.check_tokens(prompt)
         if len(tokens) != 1:
             raise PromptError(f"generate continues one prompt, and was given {len(tokens)}")
         sampling = Sampling(temperature, top_k, top_p)
         n_prompt = tokens.shape[1]
         wanted = n_prompt + max_new_tokens
         limit = min(wanted, self.info.n_ctx)
-        plan = self._by_site(edits)
+        plan = self.edits_by_site(edits)
         step = self._stepper(plan, n_prompt, limit)
         eos = self._eos() if stop_at_eos else frozenset()
         out = extend(step, tokens[0], limit=limit, sampling=sampling, seed=seed, eos=eos)
@@ -268,7 +272,7 @@ class HookedModel:
                 seen.append(new)
                 new, start = torch.cat(seen, dim=1), 0
             window = Window(start, start + new.shape[1], n_prompt, limit)
-            return self._run(new, Pass(window, plan), cache)[0, -1]
+            return self.run_pass(new, Pass(window, plan), cache)[0, -1]
 
         return step
 
