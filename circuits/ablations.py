@@ -38,8 +38,7 @@ class Ablation:
                 raise PromptError(f"{self.name} ablation does not fit prompts of {length} tokens; {found}")
         else:
             states = [torch.zeros_like(state[:1]) for state in clean.states]
-        reads = layout.reading(states)
-        return Trace(reads, states, layout.stages[-1].emit(layout.stages[-1].taps(reads[-1])))
+        return layout.reading(states)
 
 
 RESAMPLE = Ablation("resample")

@@ -6,8 +6,8 @@ of queries and keys) is read off one run of the model itself. The parts then hav
 model that does anything that is not known here is refused instead of being misread.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,11 +30,11 @@ EMBEDDED = "blocks.0.hook_resid_pre"
 class Trace:
     """What the stages read and wrote in one run. `n` counts prompts, or is 1 where all prompts share it."""
 
-    reads: list[Stream]
-    """The residual stream before each stage."""
+    streams: dict[int, Stream]
+    """The residual stream after so many sources have written."""
     states: list[Tensor]
     """The embedding, then the state of each stage but the logits."""
-    logits: Float[Tensor, "n d_vocab"]
+    logits: Float[Tensor, "n d_vocab"] | None
     """At the last position."""
     taps: list[tuple[Tensor, ...]] = field(default_factory=list)
     """Of each stage, if they were asked for."""
@@ -50,39 +50,67 @@ class Layout:
     stages: tuple[Stage, ...]
     embed: Callable[[Int[Tensor, "n pos"]], Stream]
 
-    def run(self, embedded: Stream, *, taps: bool = False) -> Trace:
-        """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients."""
-        streams = {1: embedded}
-        trace = Trace([], [embedded], embedded, [], [embedded])
-        for span, stage in zip(self.graph.spans, self.stages, strict=True):
-            stream = streams[span.reads]
-            tapped = stage.taps(stream)
+    def run(self, embedded: Stream, *, taps: bool = False, swap: Mapping[int, Stream] | None = None) -> Trace:
+        """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients.
+
+        `swap` holds what some stages add in place of what they compute.
+        """
+        trace = self.resume(0, {1: embedded}, taps=taps, swap=swap)
+        return replace(trace, states=[embedded, *trace.states], added=[embedded, *trace.added])
+
+    def resume(
+        self,
+        number: int,
+        streams: dict[int, Stream],
+        *,
+        taps: bool = False,
+        swap: Mapping[int, Stream] | None = None,
+    ) -> Trace:
+        """The plain run from stage `number` on; its lists begin there.
+
+        `streams` holds what the residual stream is after so many sources, for those that the stages read.
+        """
+        trace = Trace(dict(streams), [], None)
+        for at in range(number, len(self.stages)):
+            span, stage = self.graph.spans[at], self.stages[at]
+            tapped = stage.taps(trace.streams[span.reads])
             state = stage.emit(tapped)
-            trace.reads.append(stream)
             if taps:
                 trace.taps.append(tapped)
             if not span.sources:
-                return Trace(trace.reads, trace.states, state, trace.taps, trace.added if taps else [])
-            added = stage.added(state)
+                return replace(trace, logits=state)
+            added = swap[at] if swap and at in swap else stage.added(state)
             trace.states.append(state)
-            trace.added.append(added)
-            streams[span.sources.stop] = streams[span.sources.start] + added
+            if taps:
+                trace.added.append(added)
+            trace.streams[span.sources.stop] = trace.streams[span.sources.start] + added
         raise AssertionError("a graph ends in the logits")
 
-    def reading(self, states: list[Tensor]) -> list[Stream]:
-        """The residual stream before each stage, if its parts wrote `states`, whatever they read."""
-        streams, reads = {1: states[0]}, []
-        for number, (span, stage) in enumerate(zip(self.graph.spans, self.stages, strict=True)):
-            reads.append(streams[span.reads])
-            if span.sources:
-                streams[span.sources.stop] = streams[span.sources.start] + stage.added(states[number + 1])
-        return reads
+    def added(self, number: int, states: list[Tensor]) -> Stream:
+        """What a stage as a whole added to the residual stream, or the input if `number` is -1."""
+        return states[0] if number < 0 else self.stages[number].added(states[number + 1])
+
+    def reading(self, states: list[Tensor]) -> Trace:
+        """The run in which the nodes write `states`, whatever they read."""
+        streams = {1: states[0]}
+        for number, span in enumerate(self.graph.spans[:-1]):
+            streams[span.sources.stop] = streams[span.sources.start] + self.added(number, states)
+        logits = self.stages[-1]
+        return Trace(streams, states, logits.emit(logits.taps(streams[self.graph.spans[-1].reads])))
 
     def expand(self, number: int, states: list[Tensor], which: Tensor | None = None) -> Float[Tensor, "u n pos d"]:
         """What the nodes of a stage wrote, or the input if `number` is -1."""
         if number < 0:
             return states[0][None]
         return self.stages[number].expand(states[number + 1], which)
+
+    def difference(
+        self, number: int, states: list[Tensor], others: list[Tensor], which: Tensor | None = None
+    ) -> Float[Tensor, "u n pos d"]:
+        """What the nodes of a stage wrote in one run, less what they wrote in another."""
+        if number < 0:
+            return (states[0] - others[0])[None]
+        return self.stages[number].expand(states[number + 1] - others[number + 1], which)
 
 
 def take_apart(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Layout:

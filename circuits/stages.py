@@ -60,8 +60,8 @@ class Stage(Protocol):
         """Gradients, at some positions, with respect to what each destination reads, from those at the taps."""
         ...
 
-    def retap(self, taps: Taps, destination: int, read: Stream) -> Taps:
-        """The taps if one destination, counted within the stage, reads `read`. Taps of one row serve all."""
+    def retap(self, taps: Taps, destination: int, read: Float[Tensor, "kn pos d_model"]) -> Taps:
+        """The taps if one destination, counted within the stage, reads `read`, whose rows go over `n` again and again."""
         ...
 
 
@@ -174,7 +174,7 @@ class Heads:
         counts = [len(weight) for weight, _ in self._weights]
         new, first = [], 0
         for tap, (weight, bias), count in zip(taps, self._weights, counts, strict=True):
-            tap = tap.expand(len(read), *tap.shape[1:])
+            tap = tap.repeat(len(read) // len(tap), 1, 1, 1)
             if first <= destination < first + count:
                 head = destination - first
                 own = _project(

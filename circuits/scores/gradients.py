@@ -25,36 +25,36 @@ EXPANDED = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Of the sum of the metric over `points` runs, each of `n` examples; rows are [point example]."""
+    """Of the metric, summed over `points` runs of each example. Rows are [point example]."""
 
     points: int
+    first: int
+    """The stage that the lists begin with; that before it, the input being -1, is what the first of `added` is of."""
     reads: list[Stream]
     """The stream before each stage."""
     taps: list[Taps]
     """Gradients at the taps of each stage."""
     added: list[Stream]
-    """Gradients at what the input and each stage add to the residual stream."""
+    """Gradients at what each stage before the next adds to the residual stream."""
 
 
-def gradients(layout: Layout, batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> Gradients:
-    """Run from each of the embeddings and back."""
-    with torch.enable_grad():
-        trace = layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
-        return _backward(batch, trace, len(embedded))
-
-
-def _backward(batch: Batch, trace: Trace, points: int) -> Gradients:
+def gradients_of(layout: Layout, batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
+    """Back from the metric through a run that kept its taps."""
     total = batch.values(trace.logits.unflatten(0, (points, -1))).sum()
-    taps = [tap for stage in trace.taps for tap in stage]
-    found = torch.autograd.grad(total, [*taps, *trace.added], allow_unused=True)
-    found = [torch.zeros_like(x) if g is None else g for x, g in zip([*taps, *trace.added], found, strict=True)]
-    parts = iter(found)
-    return Gradients(
-        points,
-        [read.detach() for read in trace.reads],
-        [tuple(next(parts) for _ in stage) for stage in trace.taps],
-        list(parts),
-    )
+    wanted = [*(tap for stage in trace.taps for tap in stage), *trace.added]
+    open_ = [x for x in wanted if x.requires_grad]
+    found = dict(zip(map(id, open_), torch.autograd.grad(total, open_, allow_unused=True), strict=True))
+    parts = iter(torch.zeros_like(x) if found.get(id(x)) is None else found[id(x)] for x in wanted)
+    taps = [tuple(next(parts) for _ in stage) for stage in trace.taps]
+    reads = [trace.streams[span.reads].detach() for span in layout.graph.spans[first:]]
+    return Gradients(points, first, reads, taps, list(parts))
+
+
+@torch.enable_grad()
+def gradients(layout: Layout, batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> Gradients:
+    """Run from each of the embeddings, and back."""
+    trace = layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
+    return gradients_of(layout, batch, trace, len(embedded))
 
 
 @dataclass(eq=False)
@@ -67,62 +67,51 @@ class Accumulator:
     nodes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        graph, pairs = self.experiment.graph, self.experiment.pairs
+        graph, pairs, device = self.experiment.graph, self.experiment.pairs, self.experiment.model.device
         leading = [pairs.clean.shape[1]] if self.by_position else []
-        self.edges = torch.zeros(*leading, *graph.edges.shape, device=self.experiment.model.device)
-        self.nodes = torch.zeros(*leading, len(graph.sources), device=self.experiment.model.device)
+        self.edges = torch.zeros(*leading, *graph.edges.shape, device=device)
+        self.nodes = torch.zeros(*leading, len(graph.sources), device=device)
 
-    def add(self, batch: Batch, found: Gradients) -> None:
-        """Differences of the batch times the mean of the gradients over their points."""
+    def add(self, batch: Batch, found: Gradients, sources_of: range) -> None:
+        """Differences of the nodes of some stages (the input being stage -1), times the mean gradient."""
         layout = self.experiment.layout
         n, length, width = batch.clean.states[0].shape
         a_position = n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()
         step = max(1, EXPANDED // a_position)
         for start in range(0, length, step):
-            self._add_part(batch, found, slice(start, min(start + step, length)))
+            self._add_part(batch, found, sources_of, slice(start, min(start + step, length)))
 
-    def _add_part(self, batch: Batch, found: Gradients, positions: slice) -> None:
-        layout, points = self.experiment.layout, found.points
+    def _add_part(self, batch: Batch, found: Gradients, sources_of: range, positions: slice) -> None:
+        layout, graph = self.experiment.layout, self.experiment.graph
         clean, ablated = ([state[:, positions] for state in run.states] for run in (batch.clean, batch.ablated))
-        differences = torch.cat(
-            [
-                layout.expand(number, ablated) - layout.expand(number, clean)
-                for number in range(-1, len(layout.stages) - 1)
-            ]
-        )
-        sums = [added.unflatten(0, (points, -1))[:, :, positions].mean(0) for added in found.added]
-        for number, (span, stage) in enumerate(zip(layout.graph.spans, layout.stages, strict=True)):
-            pulled = stage.pull(found.reads[number], found.taps[number], positions)
-            pulled = pulled.unflatten(1, (points, -1)).mean(1)
-            self._into(self.edges, span.destinations, slice(span.reads), positions, pulled, differences[: span.reads])
-        for span, gradient in zip([range(1), *(span.sources for span in layout.graph.spans[:-1])], sums, strict=True):
-            own = differences[span.start : span.stop]
-            products = (own * gradient).sum(-1)
-            where = slice(span.start, span.stop)
+        differences = torch.cat([layout.difference(number, ablated, clean) for number in sources_of])
+        spans = [graph.spans[number].sources if number >= 0 else range(1) for number in sources_of]
+        first = spans[0].start
+        for number, (read, taps) in enumerate(zip(found.reads, found.taps, strict=True), start=found.first):
+            span = graph.spans[number]
+            if span.reads > first:
+                pulled = layout.stages[number].pull(read, taps, positions)
+                pulled = pulled.unflatten(1, (found.points, -1)).mean(1)
+                known = differences[: span.reads - first]
+                rows = slice(span.destinations.start, span.destinations.stop)
+                columns = slice(first, first + len(known))
+                if self.by_position:
+                    self.edges[positions, rows, columns] += torch.einsum("vnsd,unsd->svu", pulled, known).float()
+                else:
+                    self.edges[rows, columns] += (pulled.flatten(1) @ known.flatten(1).T).float()
+        for number, span in zip(sources_of, spans, strict=True):
+            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).mean(0)
+            products = (differences[span.start - first : span.stop - first] * gradient).sum(-1).float()
+            columns = slice(span.start, span.stop)
             if self.by_position:
-                self.nodes[positions, where] += products.sum(1).T
+                self.nodes[positions, columns] += products.sum(1).T
             else:
-                self.nodes[where] += products.flatten(1).sum(1)
+                self.nodes[columns] += products.flatten(1).sum(1)
 
-    def _into(
-        self,
-        scores: Tensor,
-        rows: range,
-        columns: slice,
-        positions: slice,
-        gradient: Float[Tensor, "v n pos d_model"],
-        differences: Float[Tensor, "u n pos d_model"],
-    ) -> None:
-        rows = slice(rows.start, rows.stop)
-        if self.by_position:
-            scores[positions, rows, columns] += torch.einsum("vnsd,unsd->svu", gradient, differences)
-        else:
-            scores[rows, columns] += gradient.flatten(1) @ differences.flatten(1).T
-
-    def result(self, method: str) -> EdgeScores:
-        """The mean over examples."""
+    def result(self, method: str, divide: int = 1) -> EdgeScores:
+        """The mean over examples, divided once more by `divide`."""
         experiment = self.experiment
-        edges, nodes = (total.cpu() / len(experiment.pairs) for total in (self.edges, self.nodes))
+        edges, nodes = (total.cpu() / (len(experiment.pairs) * divide) for total in (self.edges, self.nodes))
         return EdgeScores(experiment.graph, edges, method, facts_of(experiment), nodes)
 
 
@@ -136,5 +125,6 @@ def at_points(experiment: Experiment, shares: list[float], method: str, by_posit
     """Differences times the mean gradient over runs from embeddings at shares of the way to the clean one."""
     total = Accumulator(experiment, by_position)
     for batch in experiment.batches:
-        total.add(batch, gradients(experiment.layout, batch, between(batch, shares)))
+        found = gradients(experiment.layout, batch, between(batch, shares))
+        total.add(batch, found, range(-1, len(experiment.layout.stages) - 1))
     return total.result(method)
