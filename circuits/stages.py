@@ -11,7 +11,7 @@ each, and the output of an MLP. `expand` turns it into what each node writes int
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ Stream = Float[Tensor, "n pos d_model"]
 Taps = tuple[Tensor, ...]
 
 
+@runtime_checkable
 class Stage(Protocol):
     """Nodes computed side by side. `n` counts prompts."""
 
@@ -61,7 +62,7 @@ class Stage(Protocol):
         ...
 
     def retap(self, taps: Taps, destination: int, read: Float[Tensor, "kn pos d_model"]) -> Taps:
-        """The taps if one destination, counted within the stage, reads `read`, whose rows go over `n` again and again."""
+        """The taps if one destination, counted within the stage, reads `read`: the `n` prompts, k times over."""
         ...
 
 

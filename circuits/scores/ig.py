@@ -3,16 +3,14 @@
 Hanna, Pezzelle & Belinkov 2024, "Have Faith in Faithfulness" (arXiv:2403.17806); Sundararajan et al. 2017.
 """
 
-from typing import Literal
-
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.experiment import Batch, Experiment
-from circuits.layout import Layout
 from circuits.scores.gradients import Accumulator, Gradients, at_points, gradients_of
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
@@ -57,20 +55,20 @@ def eap_ig_activations(
     in all of these runs, and the mean of them all is taken.
     """
     total = Accumulator(experiment, by_position)
-    stages = range(-1, len(experiment.layout.stages) - 1)
+    stages = range(-1, len(experiment.graph.spans) - 1)
     published = rule == "published_code"
     points = shares(steps, "paper" if published else rule)
     for batch in experiment.batches:
         for number in stages:
-            found = (_everywhere if published else _after)(experiment.layout, batch, number, points)
+            found = (_everywhere if published else _after)(batch, number, points)
             total.add(batch, found, stages if published else range(number, number + 1))
     return total.result("eap-ig-activations", len(stages) if published else 1)
 
 
 @torch.enable_grad()
-def _after(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gradients:
+def _after(batch: Batch, number: int, points: list[float]) -> Gradients:
     """Gradients at the stages after one that is moved."""
-    moved = _moved(layout, batch, number, points)
+    layout, moved = batch.layout, _moved(batch, number, points)
     if number < 0:
         streams = {1: moved}
     else:
@@ -78,22 +76,22 @@ def _after(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gr
         before = batch.clean.streams[span.sources.start].repeat(len(points), 1, 1)
         streams = {span.sources.start: before, span.sources.stop: before + moved}
     trace = layout.resume(number + 1, streams, taps=True)
-    return gradients_of(layout, batch, replace(trace, added=[moved, *trace.added]), len(points), number + 1)
+    return gradients_of(batch, replace(trace, added=[moved, *trace.added]), len(points), number + 1)
 
 
 @torch.enable_grad()
-def _everywhere(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gradients:
+def _everywhere(batch: Batch, number: int, points: list[float]) -> Gradients:
     """Gradients at every stage, while one is moved."""
-    moved = _moved(layout, batch, number, points)
+    layout, moved = batch.layout, _moved(batch, number, points)
     if number < 0:
         trace = layout.run(moved, taps=True)
     else:
         clean = batch.clean.states[0].repeat(len(points), 1, 1).requires_grad_()
         trace = layout.run(clean, taps=True, swap={number: moved})
-    return gradients_of(layout, batch, trace, len(points))
+    return gradients_of(batch, trace, len(points))
 
 
-def _moved(layout: Layout, batch: Batch, number: int, points: list[float]) -> Float[Tensor, "point_n pos d_model"]:
+def _moved(batch: Batch, number: int, points: list[float]) -> Float[Tensor, "point_n pos d_model"]:
     """What a stage adds, at some points of its way from ablated to clean."""
-    clean, ablated = (layout.added(number, run.states) for run in (batch.clean, batch.ablated))
+    clean, ablated = (batch.layout.added(number, run.states) for run in (batch.clean, batch.ablated))
     return torch.cat([ablated + share * (clean - ablated) for share in points]).requires_grad_()

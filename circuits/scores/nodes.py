@@ -12,7 +12,6 @@ from circuits.experiment import Experiment
 from circuits.graph import Graph
 from circuits.scores.gradients import Accumulator, between, gradients
 from circuits.scores.ig import Rule, shares
-from circuits.scores.result import facts_of
 from workbench.errors import SettingError
 
 
@@ -60,7 +59,7 @@ def node_attribution(
     """
     total = Accumulator(experiment, by_position, with_edges=False)
     for batch in experiment.batches:
-        found = gradients(experiment.layout, batch, between(batch, shares(steps, rule)))
-        total.add(batch, found, range(-1, len(experiment.layout.stages) - 1))
+        found = gradients(batch, between(batch, shares(steps, rule)))
+        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
     method = "node-attribution" if steps == 1 else "node-attribution-ig"
-    return NodeScores(experiment.graph, total.mean(total.nodes), method, facts_of(experiment))
+    return NodeScores(experiment.graph, total.mean(total.nodes), method, experiment.facts)

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.experiment import Experiment
 from circuits.graph import Edges, Graph, graph_from_json
 from workbench.errors import DamagedFile, SettingError
 from workbench.files import write_tensors
@@ -109,16 +108,3 @@ def load_scores(path: str | Path) -> EdgeScores:
             return EdgeScores(graph, tensors["values"], *given)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedFile(f"{path} does not hold edge scores ({error})") from None
-
-
-def facts_of(experiment: Experiment) -> dict[str, Any]:
-    """What scores and circuits note about the experiment that they come from."""
-    return {
-        "model": experiment.model.info.name,
-        "task": experiment.pairs.name,
-        "metric": experiment.metric.name,
-        "ablation": experiment.ablation.name,
-        "examples": len(experiment.pairs),
-        "clean": float(experiment.clean.mean()),
-        "ablated": float(experiment.ablated.mean()),
-    }
