@@ -113,16 +113,24 @@ class Experiment:
     def _ablated_logits(batch: Batch) -> Float[Tensor, "example d_vocab"]:
         return batch.ablated.logits.expand(len(batch.pairs), -1)
 
-    def logits(self, circuits: Edges) -> Iterator[tuple[Batch, Float[Tensor, "circuit example d_vocab"]]]:
-        """Logits at the last position with only the edges of each circuit in place, batch by batch of the pairs."""
+    def logits(
+        self, circuits: Edges, *, known: int = 1
+    ) -> Iterator[tuple[Batch, Float[Tensor, "circuit example d_vocab"]]]:
+        """Logits at the last position with only the edges of each circuit in place, batch by batch of the pairs.
+
+        `circuits` has a leading axis. They are run together; what is the same in all is computed once. The first
+        `known` sources are clean in all of them (see `run_circuits`).
+        """
         together = max(1, DIFFERENCES // (self.batch_size * self._bytes_a_prompt(len(self.graph.sources))))
+        circuits = circuits.to(self.model.device)
         for batch in self.batches:
             with torch.no_grad():
                 parts = [
-                    run_circuits(self.layout, batch.clean, batch.ablated, some) for some in circuits.split(together)
+                    run_circuits(self.layout, batch.clean, batch.ablated, some, known=known)
+                    for some in circuits.split(together)
                 ]
             yield batch, torch.cat(parts)
 
-    def values(self, circuits: Edges) -> Float[Tensor, "circuit example"]:
-        """The metric of each example with only the edges of each circuit in place; `circuits` has a leading axis."""
-        return torch.cat([batch.values(logits) for batch, logits in self.logits(circuits)], dim=1).cpu()
+    def values(self, circuits: Edges, *, known: int = 1) -> Float[Tensor, "circuit example"]:
+        """The metric of each example with only the edges of each circuit in place; see `logits`."""
+        return torch.cat([batch.values(logits) for batch, logits in self.logits(circuits, known=known)], dim=1).cpu()

@@ -63,6 +63,7 @@ class Accumulator:
 
     experiment: Experiment
     by_position: bool = False
+    with_edges: bool = True
     edges: Tensor = field(init=False)
     nodes: Tensor = field(init=False)
 
@@ -89,7 +90,7 @@ class Accumulator:
         first = spans[0].start
         for number, (read, taps) in enumerate(zip(found.reads, found.taps, strict=True), start=found.first):
             span = graph.spans[number]
-            if span.reads > first:
+            if self.with_edges and span.reads > first:
                 pulled = layout.stages[number].pull(read, taps, positions)
                 pulled = pulled.unflatten(1, (found.points, -1)).mean(1)
                 known = differences[: span.reads - first]
@@ -108,11 +109,14 @@ class Accumulator:
             else:
                 self.nodes[columns] += products.flatten(1).sum(1)
 
+    def mean(self, total: Tensor) -> Tensor:
+        """Over examples."""
+        return total.cpu() / len(self.experiment.pairs)
+
     def result(self, method: str, divide: int = 1) -> EdgeScores:
         """The mean over examples, divided once more by `divide`."""
-        experiment = self.experiment
-        edges, nodes = (total.cpu() / (len(experiment.pairs) * divide) for total in (self.edges, self.nodes))
-        return EdgeScores(experiment.graph, edges, method, facts_of(experiment), nodes)
+        edges, nodes = (self.mean(total) / divide for total in (self.edges, self.nodes))
+        return EdgeScores(self.experiment.graph, edges, method, facts_of(self.experiment), nodes)
 
 
 def between(batch: Batch, shares: list[float]) -> Float[Tensor, "point n pos d_model"]:

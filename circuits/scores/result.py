@@ -16,6 +16,7 @@ from workbench.errors import DamagedFile, SettingError
 from workbench.files import write_tensors
 
 Ranking = Literal["signed", "absolute"]
+Kind = Literal["effect", "importance"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class EdgeScores:
     """The effect of each edge: by how much the metric changes when that edge alone is ablated, or an estimate of it.
 
     Effects are means over examples in the metric's unit, whatever the batch size. On a logit difference, an edge that
-    works for the answer has a *negative* effect.
+    works for the answer has a *negative* effect. Methods that give no effect (information flow, learned masks) give an
+    importance instead: at least 0, and larger for edges that matter more.
     """
 
     graph: Graph
@@ -34,19 +36,19 @@ class EdgeScores:
     """How it was made, as JSON values: model, task, metric, ablation, examples, clean and ablated metric."""
     nodes: Float[Tensor, "*pos source"] | None = None
     """The effect of each source as a whole, where the method gives it."""
-
-    @property
-    def toward_clean(self) -> Float[Tensor, "*pos destination source"]:
-        """Importance with a sign: positive if ablating the edge moves the metric the way that ablating all does."""
-        return -self.values if self.facts["ablated"] <= self.facts["clean"] else self.values
+    kind: Kind = "effect"
 
     def importance(self, ranking: Ranking = "absolute") -> Float[Tensor, "*pos destination source"]:
-        """What edges are ranked by. signed: what works for the clean behaviour first, what works against it last.
-        absolute: whatever matters most first.
+        """What edges are ranked by, the largest first.
+
+        absolute: the size of the effect. signed: the effect in the direction in which ablating *all* edges moves the
+        metric, so that what works for the clean behaviour comes first and what works against it last.
         """
         if ranking not in ("signed", "absolute"):
             raise SettingError(f"no ranking {ranking!r}; edges are ranked 'signed' or 'absolute'")
-        return self.toward_clean if ranking == "signed" else self.values.abs()
+        if ranking == "absolute" or self.kind == "importance":
+            return self.values.abs()
+        return -self.values if self.facts["ablated"] <= self.facts["clean"] else self.values
 
     def top(self, n_edges: int, ranking: Ranking = "absolute") -> Edges:
         """The set of the first `n_edges` edges; ties go to the edge that is computed first."""
@@ -70,7 +72,7 @@ class EdgeScores:
         about = f"{facts['examples']} examples of {facts['task']}, {facts['metric']}, {facts['ablation']} ablation"
         flat = self.values.sum(0) if self.values.ndim > 2 else self.values
         lines = [
-            f"{self.method}: effects of {self.graph.n_edges:,} edges ({about})",
+            f"{self.method}: {self.kind} of {self.graph.n_edges:,} edges ({about})",
             f"  metric {facts['clean']:.4f} clean, {facts['ablated']:.4f} with every edge ablated",
         ]
         for index in flat.abs().flatten().argsort(descending=True)[:10].tolist():
@@ -88,7 +90,7 @@ class EdgeScores:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; the graph and the facts are in its metadata."""
         tensors = {"values": self.values} | ({} if self.nodes is None else {"nodes": self.nodes})
-        about = {"method": self.method, "facts": self.facts, "graph": self.graph.to_json()}
+        about = {"method": self.method, "kind": self.kind, "facts": self.facts, "graph": self.graph.to_json()}
         write_tensors(path, tensors, {"edge_scores": json.dumps(about)})
 
 
@@ -103,7 +105,8 @@ def load_scores(path: str | Path) -> EdgeScores:
             about = json.loads((file.metadata() or {})["edge_scores"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             graph = graph_from_json(about["graph"])
-            return EdgeScores(graph, tensors["values"], about["method"], about["facts"], tensors.get("nodes"))
+            given = about["method"], about["facts"], tensors.get("nodes"), about["kind"]
+            return EdgeScores(graph, tensors["values"], *given)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedFile(f"{path} does not hold edge scores ({error})") from None
 
