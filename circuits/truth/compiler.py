@@ -102,6 +102,7 @@ class Program:
     gives: str
     """The output, in words."""
     token: Variable
+    """Its labels are words, the vocabulary of the model."""
     position: Variable
     layers: tuple[Layer, ...]
     output: Variable
