@@ -7,11 +7,11 @@ that a position means the same in all of them.
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workbench.errors import DamagedFile, PromptError
@@ -31,13 +31,17 @@ class PromptPairs:
     """What is asked: the name of a task, or of a file."""
     clean: Int[Tensor, "example pos"]
     corrupted: Int[Tensor, "example_ pos_"]
-    """To these prompts the distractors are the answers."""
+    """To these prompts the distractors are the answers, or there is no telling (as for IOI with three other names)."""
     answers: Int[Tensor, " answer"]
     distractors: Int[Tensor, " distractor"]
     pattern: str = ""
     """The sentence that the prompts are made from, if there is one."""
     positions: Mapping[str, int] = field(default_factory=dict)
     """Positions that have a name, such as where the subject stands."""
+    choices: Int[Tensor, " choice"] | None = None
+    """The tokens that an answer is chosen from, if a prompt has many right answers and many wrong ones."""
+    right: Bool[Tensor, "answer choice"] | None = None
+    """Which of the choices are right."""
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupted.shape:
@@ -46,20 +50,18 @@ class PromptPairs:
         if not len(self.clean) == len(self.answers) == len(self.distractors):
             counts = f"{len(self.clean)} prompts, {len(self.answers)} answers, {len(self.distractors)} distractors"
             raise PromptError(f"there are {counts}; there must be as many of each")
+        if (self.choices is None) != (self.right is None):
+            raise PromptError("choices and which of them are right go together")
+        if self.right is not None and self.right.shape != (len(self), len(self.choices)):
+            wanted = [len(self), len(self.choices)]
+            raise PromptError(f"right is {list(self.right.shape)}; for these prompts and choices it must be {wanted}")
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, rows: slice) -> "PromptPairs":
-        return PromptPairs(
-            self.name,
-            self.clean[rows],
-            self.corrupted[rows],
-            self.answers[rows],
-            self.distractors[rows],
-            self.pattern,
-            self.positions,
-        )
+        columns = {name: getattr(self, name)[rows] for name in ("clean", "corrupted", "answers", "distractors")}
+        return replace(self, **columns, right=None if self.right is None else self.right[rows])
 
 
 def prompt_pairs(
