@@ -159,6 +159,17 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
         raise _not_tensors(path, error) from None
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; `DamagedFile` as for `read_tensors`."""
+    if not Path(path).is_file():
+        raise DamagedFile(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise _not_tensors(path, error) from None
+
+
 def parse_tensors(content: bytes, path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors that a safetensors file at `path` holds; `DamagedFile` if it is truncated or something else."""
     try:

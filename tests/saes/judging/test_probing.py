@@ -8,9 +8,10 @@ import torch
 from scipy.optimize import minimize
 
 from saes.architectures.topk import TopK
-from saes.judging.probing import logistic, probe_texts, read_labels, sparse_probing
+from saes.judging.probing import logistic, probe_texts, sparse_probing
 from saes.sae import SAEConfig
 from workbench.errors import CorpusError, SettingError
+from workbench.texts import read_labels
 
 N = 400
 
