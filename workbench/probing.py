@@ -10,12 +10,13 @@ Every figure is measured out of fold, and no document is on both sides: the toke
   matter how rare the concept is.
 * F1 and balanced accuracy (the mean of the recalls on both sides) at the threshold that is best on the other folds.
 * Control: the same probe for a label that says nothing, drawn for each type of word at random such that as many tokens
-  have it (Hewitt & Liang 2019, arXiv:1909.03368, §2). Selectivity is the AUROC less the control's: what a probe reads
+  have it (Hewitt & Liang 2019, arXiv:1909.03368, §2). Selectivity is the F1 less the control's: what a probe reads
   beyond what it could learn by heart. Where rows are whole texts, every row is a type of its own.
 
 A concept counts as *linearly readable* at a site if its AUROC there is at least `READABLE`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,9 +140,10 @@ class Probes:
     n_documents: int
     n_positive: Int[Tensor, " concept"]
     auroc: Float[Tensor, "site concept"]
-    control_auroc: Float[Tensor, "site concept"]
     balanced_accuracy: Float[Tensor, "site concept"]
     f1: Float[Tensor, "site concept"]
+    control_auroc: Float[Tensor, "site concept"]
+    control_f1: Float[Tensor, "site concept"]
     vectors: dict[str, Float[Tensor, "concept _"]]
     """By site: normals of the probes fitted on all rows, in the unit of `workbench.directions`."""
     starts: Float[Tensor, "site concept"]
@@ -152,7 +154,7 @@ class Probes:
 
     @property
     def selectivity(self) -> Float[Tensor, "site concept"]:
-        return self.auroc - self.control_auroc
+        return self.f1 - self.control_f1
 
     @property
     def best(self) -> Int[Tensor, " concept"]:
@@ -173,10 +175,8 @@ class Probes:
             raise UnknownSite(f"nothing was probed at {site!r}{suggestion(site, self.sites)}")
         row = self.sites.index(site) if site is not None else int(self.best[column])
         name, vector = self.sites[row], self.vectors[self.sites[row]][column]
-        source = {
-            "corpus": self.source,
-            "n": [int(self.n_positive[column]), self.n_rows - int(self.n_positive[column])],
-        }
+        positive = int(self.n_positive[column])
+        source = {"corpus": self.source, "n": [positive, self.n_rows - positive]}
         start = self.starts[row, column].item()
         return Direction(concept, vector, name, "probe", self.model, self.norms[row], start, source)
 
@@ -187,34 +187,32 @@ class Probes:
 
     def to_dict(self) -> dict[str, Any]:
         left_out = ("vectors", "starts", "norms")
-        return {name: value for name, value in vars(self).items() if name not in left_out} | {
-            "selectivity": self.selectivity,
-            "readable": self.readable,
-        }
+        facts = {name: value for name, value in vars(self).items() if name not in left_out}
+        facts |= {"selectivity": self.selectivity, "readable": self.readable}
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in facts.items()}
 
     def save(self, directory: str | Path) -> None:
         """Write `probes.json`, and the best direction of every concept as `CONCEPT.safetensors`."""
-        from workbench.cli.main import to_json
-
         for concept in self.concepts:
-            self.direction(concept).save(Path(directory) / f"{concept.replace('/', '_')}.safetensors")
-        write_json(Path(directory) / "probes.json", to_json(self))
+            name = re.sub(r"[^\w-]+", "_", concept)
+            self.direction(concept).save(Path(directory) / f"{name}.safetensors")
+        write_json(Path(directory) / "probes.json", self.to_dict())
 
     def __str__(self) -> str:
         columns = range(len(self.concepts))
         order = sorted(columns, key=lambda column: -self.auroc[self.best[column], column].item())
         width = max(map(len, self.concepts), default=0)
         lines = [
-            f"{int(self.readable.sum())} of {len(columns)} concepts are linearly readable somewhere (AUROC ≥ {READABLE:g}); "
-            f"{int((self.f1.amax(0) >= 0.8).sum())} have F1 ≥ 0.8",
+            f"{int(self.readable.sum())} of {len(columns)} concepts are linearly readable somewhere "
+            f"(AUROC ≥ {READABLE:g}); {int((self.f1.amax(0) >= 0.8).sum())} have F1 ≥ 0.8",
             f"{self.n_rows:,} rows of {self.n_documents:,} documents of {self.source}; all out of fold, by document",
             "",
-            f"  {'':<{width}}   AUROC  control  selectivity  balanced    F1  positive  read best at",
+            f"  {'':<{width}}   AUROC  balanced    F1  control  selectivity  positive  read best at",
         ]
         for column in order:
             at = (int(self.best[column]), column)
-            cells = f"{self.auroc[at]:.3f}    {self.control_auroc[at]:.3f}        {self.selectivity[at]:+.3f}"
-            cells += f"     {self.balanced_accuracy[at]:.3f}  {self.f1[at]:.2f}  {int(self.n_positive[column]):>8,}"
+            cells = f"{self.auroc[at]:.3f}     {self.balanced_accuracy[at]:.3f}  {self.f1[at]:.2f}     "
+            cells += f"{self.control_f1[at]:.2f}        {self.selectivity[at]:+.2f}  {int(self.n_positive[column]):>8,}"
             lines.append(f"  {self.concepts[column]:<{width}}   {cells}  {self.sites[at[0]]}")
         if self.skipped:
             lines.append(f"  too rare to probe for: {', '.join(self.skipped)}")
@@ -235,16 +233,16 @@ def probe(data: ProbeData, *, folds: int = FOLDS, ridge: float = RIDGE, seed: in
     labels = torch.cat([truth, control], dim=1)
     fold = _fold_of(data.documents, folds, seed)
     n = truth.shape[1]
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("auroc", "control", "balanced", "f1", "starts")}
+    found: dict[str, list[Tensor]] = {}
     vectors = {}
     for site, rows in data.activations.items():
         scores, weight = _fit(rows, labels, fold, folds, ridge)
-        values = auroc(scores, labels)
-        balanced, f1 = _at_thresholds(scores[:, :n], truth, fold, folds)
+        area = auroc(scores, labels)
+        balanced, f1 = _at_thresholds(scores, labels, fold, folds)
         vectors[site], starts = _in_unit(rows, truth, weight[:, :n].T)
-        found = (values[:n], values[n:], balanced, f1, starts)
-        for name, value in zip(columns, found, strict=True):
-            columns[name].append(value.float())
+        values = {"auroc": area[:n], "balanced_accuracy": balanced[:n], "f1": f1[:n], "starts": starts}
+        for name, value in (values | {"control_auroc": area[n:], "control_f1": f1[n:]}).items():
+            found.setdefault(name, []).append(value.float())
     return Probes(
         sites=tuple(data.activations),
         concepts=tuple(name for name in data.concepts if name not in skipped),
@@ -252,15 +250,11 @@ def probe(data: ProbeData, *, folds: int = FOLDS, ridge: float = RIDGE, seed: in
         n_rows=len(labels),
         n_documents=len(data.documents.unique()),
         n_positive=truth.sum(0),
-        auroc=torch.stack(columns["auroc"]),
-        control_auroc=torch.stack(columns["control"]),
-        balanced_accuracy=torch.stack(columns["balanced"]),
-        f1=torch.stack(columns["f1"]),
         vectors=vectors,
-        starts=torch.stack(columns["starts"]),
         norms=tuple(rows.norm(dim=1).mean().item() for rows in data.activations.values()),
         model=data.model,
         source=data.source,
+        **{name: torch.stack(values) for name, values in found.items()},
     )
 
 
@@ -310,14 +304,13 @@ def _fit(
     A training set's moments are those of all rows less those of the fold, so every row is multiplied out once.
     """
     centre = rows.double().mean(0)
-    parts = [
-        _moments(rows[fold == number].double() - centre, labels[fold == number].double()) for number in range(folds)
-    ]
+    inside = [fold == number for number in range(folds)]
+    parts = [_moments(rows[mine].double() - centre, labels[mine].double()) for mine in inside]
     total = [sum(column) for column in zip(*parts, strict=True)]
     scores = torch.empty(labels.shape, dtype=torch.float64)
-    for number, part in enumerate(parts):
+    for mine, part in zip(inside, parts, strict=True):
         weight, bias = _solve([whole - own for whole, own in zip(total, part, strict=True)], ridge)
-        scores[fold == number] = (rows[fold == number].double() - centre) @ weight + bias
+        scores[mine] = (rows[mine].double() - centre) @ weight + bias
     return scores, _solve(total, ridge)[0]
 
 
