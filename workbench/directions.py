@@ -20,7 +20,7 @@ from workbench import sites as site_names
 from workbench.activations import harvest, special_ids
 from workbench.corpus import Corpus
 from workbench.errors import CorpusError, DamagedFile, ModelError, PromptError, SettingError, suggestion
-from workbench.files import read_metadata, read_tensors, write_tensors
+from workbench.files import read_metadata, read_records, read_tensors, write_tensors
 from workbench.model import HookedModel
 from workbench.texts import Pool, pooled_activations
 
@@ -181,6 +181,19 @@ def concept_direction(
         raise CorpusError(f"{concept!r} does not tell any two of the {n_tokens:,} tokens of {corpus.name} apart")
     source = {"corpus": corpus.name, "fingerprint": corpus.fingerprint, "n": [len(positive), len(negative)]}
     return _between(model, positive, negative, site, concept, method, source)
+
+
+def read_contrasts(path: str | Path) -> tuple[list[str], list[str]]:
+    """The texts of a .jsonl or .csv file with the fields `positive` and `negative`. Raises `DamagedFile`."""
+    pairs = []
+    for number, record in read_records(path):
+        pairs.append([record.get(kind) for kind in ("positive", "negative")])
+        if not all(isinstance(text, str) for text in pairs[-1]):
+            raise DamagedFile(f"{path}, line {number}: each line has a text `positive` and a text `negative`")
+    if not pairs:
+        raise DamagedFile(f"{path} holds no pairs of texts")
+    positive, negative = zip(*pairs, strict=True)
+    return list(positive), list(negative)
 
 
 def _between(

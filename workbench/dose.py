@@ -1,7 +1,6 @@
 """Dose and response: how far a direction brings the wanted effect, and what it costs the model, at every dose."""
 
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -13,76 +12,14 @@ from tqdm import tqdm
 from workbench.corpus import Corpus, TokenBatch
 from workbench.directions import Direction
 from workbench.edits import Edit, Selection
+from workbench.effects import Effect
 from workbench.errors import CorpusError, SettingError
-from workbench.generation import Generation
-from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
-from workbench.prompts import PromptPairs
 from workbench.steering import steering_edit
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 BUDGET = 0.1
 """The rise in loss that is thought bearable, as a share of the loss."""
-
-
-@dataclass(frozen=True)
-class Response:
-    """What one set of edits came to: a value for each prompt, and the texts if the model wrote some."""
-
-    values: Float[Tensor, " prompt"]
-    texts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What steering is to bring about."""
-
-    name: str
-    respond: Callable[[Sequence[Edit]], Response]
-    is_rate: bool = False
-    """Whether each value is 0 or 1."""
-
-
-def concept_rate(
-    model: HookedModel,
-    prompts: Sequence[str] | Sequence[Int[Tensor, " pos"]],
-    said: Collection[int] | Callable[[Generation], bool],
-    *,
-    name: str = "concept",
-    max_new_tokens: int = 40,
-    **sampling: int | float | bool | None,
-) -> Effect:
-    """The share of continuations that contain a concept: one of the tokens `said`, or what a function of yours says.
-
-    Every dose continues the same prompts with the same seeds; `sampling` is for `HookedModel.generate_batch`.
-    """
-    holds = said if callable(said) else _contains(frozenset(said))
-
-    def respond(edits: Sequence[Edit]) -> Response:
-        written = model.generate_batch(prompts, edits=edits, max_new_tokens=max_new_tokens, **sampling)
-        return Response(torch.tensor([float(holds(one)) for one in written]), tuple(map(str, written)))
-
-    return Effect(f"continuations with {name}", respond, is_rate=True)
-
-
-def _contains(said: frozenset[int]) -> Callable[[Generation], bool]:
-    return lambda written: not said.isdisjoint(written.new_tokens.tolist())
-
-
-def says(model: HookedModel, words: Collection[str]) -> Callable[[Generation], bool]:
-    """Whether a continuation has one of these words, as a whole word, however it is split into tokens."""
-    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)")
-    return lambda written: bool(pattern.search(model.to_string(written.new_tokens)))
-
-
-def metric_effect(model: HookedModel, pairs: PromptPairs, metric: Metric = LOGIT_DIFFERENCE) -> Effect:
-    """A metric of the clean prompts, such as the logit difference between answer and distractor."""
-    clean = model.run(pairs.clean).logits[:, -1]
-
-    def respond(edits: Sequence[Edit]) -> Response:
-        return Response(metric(model.run(pairs.clean, edits=edits).logits[:, -1], pairs, clean).float().cpu())
-
-    return Effect(metric.name.replace("_", " "), respond)
 
 
 @dataclass(frozen=True)

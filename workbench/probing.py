@@ -18,7 +18,7 @@ A concept counts as *linearly readable* at a site if its AUROC there is at least
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,38 +59,39 @@ class ProbeData:
     """Fingerprint of the model."""
     source: str
 
+    def only(self, concepts: Sequence[str]) -> "ProbeData":
+        """The same rows with these labels only. Raises `SettingError` for a label that there is not."""
+        for concept in concepts:
+            if concept not in self.concepts:
+                raise SettingError(f"{self.source} has no labels of {concept!r}{suggestion(concept, self.concepts)}")
+        columns = [self.concepts.index(concept) for concept in concepts]
+        return replace(self, labels=self.labels[:, columns], concepts=tuple(concepts))
+
 
 def token_data(
     model: HookedModel,
     corpus: Corpus,
     sites: str | Sequence[str],
     *,
-    n_tokens: int = 30_000,
-    concepts: Sequence[str] = (),
+    n_tokens: int | None = 30_000,
 ) -> ProbeData:
-    """The tokens of a labelled corpus, special ones left out; all its concepts, or those named.
+    """The tokens of a labelled corpus, special ones left out. `n_tokens=None` reads all of a corpus that ends.
 
-    Raises `SettingError` for a corpus without labels and for a concept that it does not label, and what `harvest`
-    raises.
+    Raises `SettingError` for a corpus without labels, and what `harvest` raises.
     """
     if not corpus.concepts:
         raise SettingError(f"{corpus.name} has no labels to probe for")
-    for concept in concepts:
-        if concept not in corpus.concepts:
-            raise SettingError(f"{corpus.name} has no labels of {concept!r}{suggestion(concept, corpus.concepts)}")
-    wanted = tuple(concepts) or corpus.concepts
-    columns = [corpus.concepts.index(concept) for concept in wanted]
     skip, parts = special_ids(model.tokenizer), []
     names = site_names.expand(sites, model.sites)
     for batch in harvest(model, corpus, names, n_tokens=n_tokens):
         keep = batch.mask(skip)
         rows = {site: batch.rows(site, skip).float().cpu() for site in names}
-        parts.append((rows, batch.labels[keep][:, columns], batch.documents[keep], batch.tokens[keep]))
+        parts.append((rows, batch.labels[keep], batch.documents[keep], batch.tokens[keep]))
     rows, labels, documents, types = zip(*parts, strict=True)
     return ProbeData(
         activations={site: torch.cat([one[site] for one in rows]) for site in names},
         labels=torch.cat(labels),
-        concepts=wanted,
+        concepts=corpus.concepts,
         documents=torch.cat(documents),
         types=torch.cat(types),
         model=model.fingerprint,
@@ -231,7 +232,7 @@ def probe(data: ProbeData, *, folds: int = FOLDS, ridge: float = RIDGE, seed: in
     truth = data.labels[:, frequent]
     control = control_labels(data.types, truth.sum(0), seed)
     labels = torch.cat([truth, control], dim=1)
-    fold = _fold_of(data.documents, folds, seed)
+    fold = fold_of(data.documents, folds, seed)
     n = truth.shape[1]
     found: dict[str, list[Tensor]] = {}
     vectors = {}
@@ -266,7 +267,8 @@ def _frequent(data: ProbeData, folds: int) -> Bool[Tensor, " concept"]:
     return ((counts > 0).sum(1) >= folds).all(0)
 
 
-def _fold_of(documents: Int[Tensor, " row"], folds: int, seed: int) -> Int[Tensor, " row"]:
+def fold_of(documents: Int[Tensor, " row"], folds: int, seed: int) -> Int[Tensor, " row"]:
+    """The fold of each row, with documents whole, and as equal in size as they allow."""
     from sklearn.model_selection import GroupKFold
 
     fold = np.zeros(len(documents), np.int64)

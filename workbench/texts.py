@@ -1,12 +1,11 @@
 """Texts of the user's own, with labels if they have them: read from a JSON Lines file, and served as a corpus."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.activations import harvest, special_ids
 from workbench.corpus import START, Position, TokenBatch
-from workbench.errors import CorpusError, PromptError, SettingError
+from workbench.errors import CorpusError, DamagedFile, PromptError, SettingError
+from workbench.files import read_records
 from workbench.model import HookedModel
 from workbench.tokens import starts_with_bos
 
@@ -36,38 +36,40 @@ class LabelledText:
 
 
 def read_labelled(path: str | Path) -> list[LabelledText]:
-    """The lines `{"text": …, "label": …}` or `{"text": …, "spans": [[start, stop, label], …]}` of a .jsonl file.
+    """Texts from a .jsonl or .csv file with the fields `text` and `label`, or, to label tokens, `text` and `spans`.
 
-    Raises `CorpusError`, with the number of the line, for anything else.
+    `spans` is a list of [first character, one past the last, label]. Raises `DamagedFile`, naming the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
-    return [_labelled(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    texts = [_labelled(record, f"{path}, line {number}") for number, record in read_records(path)]
+    if not texts:
+        raise DamagedFile(f"{path} holds no labelled texts")
+    return texts
 
 
-def _labelled(line: str, where: str) -> LabelledText:
+def _labelled(record: dict[str, Any], where: str) -> LabelledText:
     try:
-        entry = json.loads(line)
-        text = str(entry["text"])
-        if "spans" not in entry:
-            return LabelledText(text, str(entry["label"]))
-        spans = tuple((int(start), int(stop), str(label)) for start, stop, label in entry["spans"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        text = str(record["text"])
+        if "spans" not in record:
+            return LabelledText(text, str(record["label"]))
+        spans = tuple((int(start), int(stop), str(label)) for start, stop, label in record["spans"])
+    except (KeyError, TypeError, ValueError):
         shapes = '{"text": …, "label": …} or {"text": …, "spans": [[start, stop, label], …]}'
-        raise CorpusError(f"{where}: should be {shapes}") from None
+        raise DamagedFile(f"{where}: should be {shapes}") from None
     for start, stop, label in spans:
         if not 0 <= start < stop <= len(text):
-            raise CorpusError(f"{where}: {label!r} spans characters {start} to {stop} of a text of {len(text)}")
+            raise DamagedFile(f"{where}: {label!r} spans characters {start} to {stop} of a text of {len(text)}")
     return LabelledText(text, spans=spans)
 
 
 def read_labels(path: str | Path) -> tuple[list[str], list[str]]:
-    """Texts and labels from a .jsonl file whose lines are all `{"text": …, "label": …}`. Raises `CorpusError`."""
-    texts = read_labelled(path)
+    """Texts and their labels, from a file in which every text has one label. Raises `DamagedFile`."""
+    return whole_labels(read_labelled(path), path)
+
+
+def whole_labels(texts: Sequence[LabelledText], path: str | Path) -> tuple[list[str], list[str]]:
+    """Texts and their labels; raises `DamagedFile`, blaming `path`, if one has none."""
     if any(one.label is None for one in texts):
-        raise CorpusError(f'{path}: every line should be {{"text": …, "label": …}}; some have spans instead')
+        raise DamagedFile(f"{path}: some texts have spans; each needs one label")
     return [one.text for one in texts], [one.label for one in texts]
 
 
@@ -78,8 +80,10 @@ class TextCorpus:
     token has a label if the span covers any of it.
     """
 
-    def __init__(self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerBase, context: int) -> None:
-        self.name, self.context = "texts", context
+    def __init__(
+        self, texts: Sequence[LabelledText], tokenizer: PreTrainedTokenizerBase, context: int, name: str = "texts"
+    ) -> None:
+        self.name, self.context = name, context
         self.concepts = tuple(sorted({label for text in texts for *_, label in text.spans}))
         if len(self.concepts) > MOST_LABELS:
             raise CorpusError(f"the texts have {len(self.concepts)} different labels; at most {MOST_LABELS} are read")
