@@ -22,7 +22,7 @@ from workbench.corpus import Corpus
 from workbench.errors import CorpusError, DamagedFile, ModelError, PromptError, SettingError, suggestion
 from workbench.files import read_metadata, read_records, read_tensors, write_tensors
 from workbench.model import HookedModel
-from workbench.texts import Pool, pooled_activations
+from workbench.texts import pooled_activations
 
 FORMAT = "interp-workbench direction 1"
 
@@ -149,7 +149,7 @@ def contrast_direction(
     *,
     name: str = "contrast",
     method: str = "mean",
-    pool: Pool = "last",
+    pool: str = "last",
 ) -> Direction:
     """The direction between two kinds of texts, each read at its last token or as the mean of its tokens.
 

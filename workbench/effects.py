@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from workbench.corpus import Corpus
@@ -13,7 +13,7 @@ from workbench.edits import Edit
 from workbench.errors import CorpusError, SettingError, suggestion
 from workbench.generation import Generation
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
-from workbench.model import HookedModel
+from workbench.model import HookedModel, Prompts
 from workbench.prompts import PromptPairs
 
 
@@ -37,7 +37,7 @@ class Effect:
 
 def concept_rate(
     model: HookedModel,
-    prompts: Sequence[str] | Sequence[Int[Tensor, " pos"]],
+    prompts: Prompts,
     said: Collection[int] | Callable[[Generation], bool],
     *,
     name: str = "concept",

@@ -22,6 +22,8 @@ from workbench.hooking import Pass, Stop, Survey, hooked, survey
 from workbench.info import ModelInfo, facts
 
 Inputs = str | list[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"]
+Prompts = Sequence[str] | Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]
+"""Prompts that may be of different lengths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +249,7 @@ class HookedModel:
 
     def generate_batch(
         self,
-        prompts: Inputs | Sequence[Int[Tensor, " pos"]],
+        prompts: Prompts,
         *,
         max_new_tokens: int = 32,
         edits: Sequence[Edit] = (),

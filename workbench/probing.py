@@ -34,12 +34,14 @@ from workbench.directions import Direction
 from workbench.errors import CorpusError, SettingError, UnknownSite, suggestion
 from workbench.files import write_json
 from workbench.model import HookedModel
-from workbench.texts import Pool, pooled_activations
+from workbench.texts import pooled_activations
 
 READABLE = 0.95
 FOLDS = 5
 RIDGE = 1e-3
 """Penalty on the weights of standardised activations, for each row; large enough to invert a covariance of low rank."""
+CONSTANT = 1e-10
+"""A dimension with less variance than this, relative to the most, is constant but for rounding, and gets no weight."""
 THRESHOLDS = 512
 """Thresholds that are tried, evenly spaced over the scores."""
 
@@ -105,7 +107,7 @@ def text_data(
     labels: Sequence[str],
     sites: str | Sequence[str],
     *,
-    pool: Pool = "last",
+    pool: str = "last",
     source: str = "texts",
 ) -> ProbeData:
     """Whole texts, each read at its last token or as the mean of its tokens; one probe for each label against the rest.
@@ -325,7 +327,8 @@ def _solve(moments: Sequence[Tensor], ridge: float) -> tuple[Float64[Tensor, "d 
     n, x, y, xx, xy = moments
     x, y = x / n, y / n
     covariance, cross = xx / n - torch.outer(x, x), xy / n - torch.outer(x, y)
-    spread = covariance.diagonal().clamp_min(1e-18).sqrt()
+    variance = covariance.diagonal()
+    spread = torch.where(variance > CONSTANT * variance.max(), variance, torch.inf).sqrt()
     standard = covariance / torch.outer(spread, spread) + ridge * torch.eye(len(spread), dtype=torch.float64)
     weight = torch.cholesky_solve(cross / spread[:, None], torch.linalg.cholesky(standard)) / spread[:, None]
     return weight, y - x @ weight

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,8 @@ from workbench.tokens import starts_with_bos
 MOST_LABELS = 63
 """Labels of tokens are the bits of one integer."""
 
-Pool = Literal["last", "mean"]
+POOLS = ("last", "mean")
+"""What stands for a whole text: its last token, or the mean of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,13 @@ class TextCorpus:
 
 
 def pooled_activations(
-    model: HookedModel, texts: Sequence[str], sites: Sequence[str], *, pool: Pool = "last", batch_size: int = 32
+    model: HookedModel, texts: Sequence[str], sites: Sequence[str], *, pool: str = "last", batch_size: int = 32
 ) -> dict[str, Float[Tensor, "text d"]]:
     """One activation for each text, by site, on the CPU: its last token's, or the mean of all but special tokens.
 
     Texts are cut at the model's context. Raises `PromptError` for a text without tokens, and what `harvest` raises.
     """
-    if pool not in ("last", "mean"):
+    if pool not in POOLS:
         raise SettingError(f"pool is {pool!r}; it must be 'last' or 'mean'")
     if model.tokenizer is None:
         raise PromptError(f"{model.info.name} has no tokenizer, so it cannot read texts")
