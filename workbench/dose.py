@@ -17,7 +17,7 @@ from workbench.errors import CorpusError, SettingError
 from workbench.model import HookedModel
 from workbench.steering import steering_edit
 
-DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+DOSES = (0.25, 0.5, 0.75, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 BUDGET = 0.1
 """The rise in loss that is thought bearable, as a share of the loss."""
 
@@ -62,8 +62,8 @@ def damage(
     return Damage(loss, kl.clamp_min(0), plain_sum / n, n)
 
 
-def _inside(batch: TokenBatch) -> Bool[Tensor, "batch pos-1"]:
-    """Positions whose next token belongs to the same document."""
+def _inside(batch: TokenBatch) -> Bool[Tensor, "batch _"]:
+    """[batch, pos - 1] positions whose next token belongs to the same document."""
     return (batch.documents[:, :-1] == batch.documents[:, 1:]) & batch.mask()[:, 1:]
 
 
@@ -133,7 +133,7 @@ class DoseResponse:
             lines.append(f"{dose:>8g}  {number.format(value)}  {loss:.3f} ({rise:+.1%})  {kl:.3f}{mark}")
         if self.chosen is None:
             lines += ["", f"No dose has an effect at less than {self.budget:.0%} more loss."]
-        elif self.texts:
+        elif self.plain_texts:
             lines += ["", f"plain:   {self.plain_texts[0]}", f"steered: {self.texts[self.chosen][0]}"]
         return "\n".join(lines)
 
