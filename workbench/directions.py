@@ -42,8 +42,8 @@ class Direction:
     method: str
     model: str
     """Fingerprint of the model that it was read from."""
-    typical_norm: float
-    """Mean length of an activation at the site, to compare doses with."""
+    typical_norm: float | None = None
+    """Mean length of an activation at the site, to compare doses with; None where no activation was read."""
     start: float = 0.0
     """The mean component of negative examples along the vector, in activation units: where a dose of 0 stands."""
     source: dict[str, Any] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class Direction:
         return self.vector.norm(dim=-1).mean().item()
 
     def __str__(self) -> str:
-        share = f"{self.norm:.3g} long, {self.norm / self.typical_norm:.0%} of a typical activation"
-        return f"{self.name} at {self.site}, by {self.method}: {share}"
+        share = f", {self.norm / self.typical_norm:.0%} of a typical activation" if self.typical_norm else ""
+        return f"{self.name} at {self.site}, by {self.method}: {self.norm:.3g} long{share}"
 
     def check(self, model: HookedModel) -> None:
         """Raises `ModelError` if this was read from another model."""

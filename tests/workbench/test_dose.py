@@ -169,7 +169,7 @@ def french(tinytown):
     direction = concept_direction(tinytown, corpus, "french_masculine", "blocks.2.hook_resid_post")
     prompts = beginnings(open_held_out("tinytown:story", tinytown.tokenizer), 100, 4)
     said = concept_tokens(corpus, "french_masculine")
-    effect = concept_rate(tinytown, prompts, said, max_new_tokens=32, batch_size=100)
+    effect = concept_rate(tinytown, prompts, said, max_new_tokens=36, batch_size=100)
     return direction, effect, open_held_out("tinytown", tinytown.tokenizer)
 
 

@@ -22,6 +22,7 @@ MEASURES = {
     "balanced_accuracy": ("balanced accuracy", "the mean of the recalls on both sides; 0.5 is guessing"),
     "selectivity": ("selectivity", "F1 less that of a probe for labels drawn at random for each type of word"),
 }
+DIVERGING = [[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]]
 PLAIN_AXIS = {"showgrid": False, "zeroline": False, "ticks": ""}
 
 
@@ -29,7 +30,7 @@ def scores(result: "Probes", measure: str = "f1") -> go.Figure:
     """How well every concept is read at every site. `measure` is a key of `MEASURES`."""
     name, means = MEASURES[measure]
     values = getattr(result, measure)
-    order = values.amax(0).argsort(descending=True, stable=True)
+    order = values[-1].argsort(descending=True, stable=True)
     names = [label(result.concepts[column].replace("_", " ")) for column in order.tolist()]
     sites = [label(short(site)) for site in result.sites]
     figure = blank(height=110 + 16 * len(names))
@@ -50,7 +51,7 @@ def scores(result: "Probes", measure: str = "f1") -> go.Figure:
     return describe(
         figure,
         f"Probes: {name}",
-        f"Rows: concepts, the best read on top. Columns: sites. Colour: {name}, {means}. Measured on documents that "
+        f"Rows: concepts, those that the last site tells most of on top. Columns: sites. Colour: {name}, {means}. Measured on documents that "
         f"the probe was not trained on: {result.n_rows:,} rows of {result.n_documents:,} documents.",
     )
 
@@ -69,7 +70,7 @@ def cosines(result: "Probes", site: str) -> go.Figure:
         y=names,
         zmin=-1,
         zmax=1,
-        colorscale=[[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]],
+        colorscale=DIVERGING,
         colorbar={"title": {"text": "cosine"}},
         hovertemplate="<b>%{y}</b> and <b>%{x}</b>: %{z:.2f}<extra></extra>",
         meta={"columns": {"x": {"concept": names}, "y": {"concept": names}, "z": "cosine"}},
@@ -97,6 +98,7 @@ def transfer(result: "Transfer") -> go.Figure:
             y=names,
             zmin=0,
             zmax=1,
+            colorscale=DIVERGING,
             xgap=2,
             ygap=2,
             texttemplate="%{z:.2f}",
