@@ -28,7 +28,8 @@ from saes.storage import load_sae
 from saes.synthetic.benchmark import SCORED_WITH, benchmark_config, train
 from saes.synthetic.scores import score
 from saes.synthetic.world import PRESETS, preset
-from saes.training import open_held_out, train_together
+from saes.training import train_together
+from workbench.corpus import open_held_out
 from workbench.model import load_model
 
 WITH_K = ("topk", "batchtopk", "matryoshka", "jumprelu", "matching_pursuit")
@@ -165,7 +166,7 @@ def on_tinytown(configs: Sequence[TrainConfig]) -> list[Row]:
         figures = {name: getattr(report, name) for name in ("fvu", "loss_recovered", "dead")}
         rows.append(row(config, report.l0, figures, result.tokens / result.seconds))
         if config.architecture in WITH_K or miss(rows[-1], K) <= TOLERANCE:
-            held_out = open_held_out("tinytown", model, config.context)
+            held_out = open_held_out("tinytown", model.tokenizer, context=config.context)
             concepts = judge_corpus(load_sae(result.out), model, held_out, MEASURED_ON).concepts
             figures["covered"] = sum(one.f1 >= 0.8 for one in concepts.concepts)
             figures |= {name: getattr(concepts, name) for name in ("mean_f1", "absorption", "splits")}

@@ -4,9 +4,7 @@ They are what patching, attribution and circuits are measured on. The prompts of
 that a position means the same in all of them.
 """
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workbench.errors import DamagedFile, PromptError
+from workbench.files import read_records
 from workbench.model import HookedModel
 
 FIELDS = ("clean", "corrupted", "answer", "distractor")
@@ -91,7 +90,7 @@ def read_pairs(path: str | Path, model: HookedModel) -> list[PromptPairs]:
     """
     path = Path(path)
     groups: dict[int, list] = {}
-    for number, record in _records(path):
+    for number, record in read_records(path):
         if missing := [name for name in FIELDS if not isinstance(record.get(name), str)]:
             raise DamagedFile(f"{path}, line {number}: no text {missing[0]!r}; each line has {', '.join(FIELDS)}")
         try:
@@ -102,26 +101,6 @@ def read_pairs(path: str | Path, model: HookedModel) -> list[PromptPairs]:
     if not groups:
         raise DamagedFile(f"{path} holds no prompt pairs")
     return [_stacked(path.stem, rows) for _, rows in sorted(groups.items())]
-
-
-def _records(path: Path) -> Iterable[tuple[int, dict]]:
-    """The records of a file with the lines that they begin on."""
-    if path.suffix not in (".jsonl", ".csv"):
-        raise DamagedFile(f"{path}: prompt pairs are read from .jsonl and .csv files")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                for record in (rows := csv.DictReader(file)):
-                    yield rows.line_num, record
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    record = json.loads(line)
-                    yield number, record if isinstance(record, dict) else {}
-    except json.JSONDecodeError as error:
-        raise DamagedFile(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise DamagedFile(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
 
 
 def _pair(model: HookedModel, clean: str, corrupted: str, answer: str, distractor: str) -> tuple[Tensor, ...]:

@@ -1,13 +1,12 @@
 """A command: a summary, a dataclass of options, and the function that takes it, named lazily so that help is fast."""
 
-import difflib
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from workbench.errors import SettingError
+from workbench.errors import SettingError, suggestion
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def check_names(settings: Iterable[str], known: Sequence[str], path: str | Path)
     """Raises `SettingError`, with the nearest right one, for a name that is not known."""
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise SettingError(f"{path}: unknown setting {name!r}{suggestion(str(name), known)}")
 
 
 def required_fields(options: type) -> set[str]:
