@@ -21,6 +21,8 @@ from workbench.tokens import starts_with_bos
 
 ROWS = 512
 """Prompts that are run at a time."""
+DRAWN = 1_024
+"""Random prompts from which each unit's first is the best."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def maximise(
 
     Each step tries `candidates` swaps for each unit, drawn from the `top` best of every position. `fluency` is what a
     nat a token of the prompt's loss costs. `start` gives the prompts to begin from, such as the best of a corpus; by
-    default random ones, from `seed`. A leading BOS is added for a model that was trained with one. The result depends
-    on the arguments alone. Raises `UnknownSite`, `SettingError`.
+    default each unit's best of `DRAWN` random ones. A leading BOS is added for a model that was trained with one. The
+    result depends on the arguments alone. Raises `UnknownSite`, `SettingError`.
     """
     width = _width(model, site)
     if not units or not all(0 <= unit < width for unit in units):
@@ -80,7 +82,7 @@ def maximise(
     generator = torch.Generator().manual_seed(seed)
     search = _Search(model, site, torch.tensor(list(units)), sign, fluency)
     if start is None:
-        start = search.allowed[torch.randint(len(search.allowed), (len(units), length), generator=generator)]
+        start = search.draw(length, generator)
     elif len(start) != len(units):
         raise SettingError(f"start has {len(start)} prompts for {len(units)} units")
     tokens = start.clone()
@@ -94,7 +96,7 @@ def maximise(
         history.append(best)
         if on_progress:
             on_progress(step + 1)
-    activations, losses = search.measure(tokens)
+    activations, losses = search.measure(tokens, fluent=True)
     return Maximisation(
         site=site,
         units=list(units),
@@ -136,29 +138,38 @@ class _Search:
         new = choices[torch.arange(n_units)[:, None], position, place]
         return tokens[:, None].repeat(1, n, 1).scatter(2, position[..., None], new[..., None])
 
+    def draw(self, length: int, generator: torch.Generator) -> Int[Tensor, "unit pos"]:
+        """Of `DRAWN` random prompts, the one that drives each unit furthest."""
+        drawn = self.allowed[torch.randint(len(self.allowed), (DRAWN, length), generator=generator)]
+        ends = torch.cat([self._run(rows, fluent=False)[self.site].flatten(2)[:, -1] for rows in drawn.split(ROWS)])
+        return drawn[(self.sign * ends[:, self.units.to(ends.device)]).argmax(0).cpu()]
+
     def score(self, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, " row"]:
         """The objective of each prompt. Rows are the units, each as many times as there are rows for it."""
-        activation, loss = self.measure(tokens)
+        activation, loss = self.measure(tokens, fluent=self.fluency != 0)
         return activation - self.fluency * loss
 
     @torch.no_grad()
-    def measure(self, tokens: Int[Tensor, "row pos"]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-        """Signed activation of the row's unit at the last token, and the loss of the prompt."""
-        parts = [self._measure(self._run(rows), units) for rows, units in self._parts(tokens)]
+    def measure(
+        self, tokens: Int[Tensor, "row pos"], fluent: bool
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """Signed activation of the row's unit at the last token, and the loss of the prompt; 0 if not `fluent`."""
+        parts = [self._measure(self._run(rows, fluent), units) for rows, units in self._parts(tokens)]
         return tuple(torch.cat(column).cpu() for column in zip(*parts, strict=True))
 
     def _parts(self, tokens: Int[Tensor, "row pos"]):
         units = self.units.repeat_interleave(len(tokens) // len(self.units))
         return zip(tokens.split(ROWS), units.split(ROWS), strict=True)
 
-    def _run(self, tokens: Int[Tensor, "row pos"], grad: bool = False) -> Run:
+    def _run(self, tokens: Int[Tensor, "row pos"], fluent: bool, grad: bool = False) -> Run:
         led = torch.cat([self.lead.expand(len(tokens), -1), tokens], 1)
-        return self.model.run(led, capture=["hook_embed", self.site], grad=grad)
+        stop = None if fluent else self.site
+        return self.model.run(led, capture=["hook_embed", self.site], grad=grad, stop_after=stop)
 
     def _measure(self, run: Run, units: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
-        row = torch.arange(len(units))
-        activation = self.sign * run[self.site].flatten(2)[row, -1, units.to(run.logits.device)].float()
-        if run.tokens.shape[1] < 2:
+        values = run[self.site].flatten(2)[:, -1].float()
+        activation = self.sign * values.gather(1, units.to(values.device)[:, None])[:, 0]
+        if run.logits is None or run.tokens.shape[1] < 2:
             return activation, torch.zeros_like(activation)
         loss = torch.nn.functional.cross_entropy(
             run.logits[:, :-1].float().transpose(1, 2), run.tokens[:, 1:], reduction="none"
@@ -166,7 +177,7 @@ class _Search:
         return activation, loss.mean(1)
 
     def _gradient(self, tokens: Int[Tensor, "row pos"], units: Int[Tensor, " row"]) -> Float[Tensor, "row pos d_model"]:
-        run = self._run(tokens, grad=True)
+        run = self._run(tokens, fluent=self.fluency != 0, grad=True)
         activation, loss = self._measure(run, units)
         total = (activation - self.fluency * loss).sum()
         return torch.autograd.grad(total, run["hook_embed"])[0][:, self.lead.shape[1] :].float()

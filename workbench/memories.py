@@ -9,6 +9,7 @@ Here each neuron is taken on the side on which it reaches further from zero: in 
 half of the neurons, and then the contexts are those in which the neuron is lowest, and the value is minus its row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,24 +60,21 @@ class Memories:
         """The agreement over all triggers of all neurons."""
         return float((self.agrees & self.has_next).sum() / self.has_next.sum())
 
-    def promoted_strings(self, neuron: int) -> list[str]:
-        return [self.strings[token] for token in self.promoted[neuron].tolist()]
-
     def __str__(self) -> str:
-        """A line for each of the neurons whose key and value agree best, those that reach furthest first."""
-        order = self.ranked()[:10]
-        k, n = self.promoted.shape[1], self.activity.n_tokens
-        lines = [
-            f"{len(self.sign)} neurons of layer {self.layer} over {n:,} tokens",
-            f"The token after a trigger is among the {k} promoted for {self.rate:.1%} of triggers (by chance "
-            f"{self.chance:.1%})",
-        ]
-        for neuron in order:
-            reach = self.triggers.values[neuron, 0].item()
-            words = " ".join(map(repr, self.promoted_strings(neuron)[:5]))
-            lines.append(f"  {neuron:>5}  agrees {self.agreement[neuron]:4.0%}  reaches {reach:+.2f}  promotes {words}")
-            lines.append(f"         {self.activity.example(self.triggers, neuron, 0)[-100:]}")
-        return "\n".join(lines)
+        return (
+            f"{len(self.sign)} neurons of layer {self.layer} over {self.activity.n_tokens:,} tokens: the token after a "
+            f"trigger is among the {self.promoted.shape[1]} that the value promotes for {self.rate:.1%} of triggers "
+            f"(by chance {self.chance:.1%})"
+        )
+
+    def starts(self, neurons: Sequence[int], length: int) -> Int[Tensor, "neuron pos"]:
+        """For each neuron the last tokens of its best trigger, up to the peak: where to begin to maximise it.
+
+        No longer than the shortest of them.
+        """
+        up_to_peak = self.triggers.tokens[list(neurons), 0, : BEFORE + 1]
+        length = min(length, int((up_to_peak >= 0).sum(1).min()))
+        return up_to_peak[:, BEFORE + 1 - length :]
 
     def ranked(self) -> list[int]:
         """The neurons by agreement, those of equal agreement by how far they reach in units of their deviation."""

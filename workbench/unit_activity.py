@@ -43,15 +43,44 @@ class UnitActivity:
         """The edges of a unit's bins, one more than there are bins."""
         return np.arange(-BINS, BINS + 1) * float(self.bin_width[unit])
 
-    def example(self, extremes: Extremes, unit: int, place: int) -> str:
-        """One of its contexts as text, the peak in brackets."""
-        texts = [self.strings.get(token) for token in extremes.tokens[unit, place].tolist()]
-        if (peak := texts[BEFORE]) is None:
-            return ""
-        blank = " " if peak.startswith(" ") else ""
-        texts[BEFORE] = f"{blank}[{peak.removeprefix(' ')}]"
-        spaced = any(text.startswith(" ") for text in self.strings.values())  # otherwise tokens are words
-        return ("" if spaced else " ").join(text for text in texts if text is not None).replace("\n", "↵")
+    def examples(self, extremes: Extremes, unit: int) -> list["Example"]:
+        """The contexts of `extremes`, which are this activity's own, in which a unit reaches furthest."""
+        return [self._example(extremes, unit, place) for place in range(extremes.values.shape[1])][
+            : _found(extremes, unit)
+        ]
+
+    def _example(self, extremes: Extremes, unit: int, place: int) -> "Example":
+        tokens = extremes.tokens[unit, place]
+        inside = tokens >= 0
+        return Example(
+            value=extremes.values[unit, place].item(),
+            strings=[self.strings[token] for token in tokens[inside].tolist()],
+            activations=extremes.activations[unit, place][inside].tolist(),
+            peak=int(inside[:BEFORE].sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Example:
+    """A stretch of text around a peak."""
+
+    value: float
+    strings: list[str]
+    activations: list[float]
+    peak: int
+    """Which of the tokens the peak is."""
+
+    def __str__(self) -> str:
+        """The text, its peak in brackets."""
+        texts = list(self.strings)
+        blank = " " if texts[self.peak].startswith(" ") else ""
+        texts[self.peak] = f"{blank}[{texts[self.peak].removeprefix(' ')}]"
+        spaced = any(text.startswith(" ") for text in self.strings)  # otherwise tokens are whole words
+        return ("" if spaced else " ").join(texts).strip().replace("\n", "↵")
+
+
+def _found(extremes: Extremes, unit: int) -> int:
+    return int((~extremes.values[unit].isnan()).sum())
 
 
 class ActivityGatherer:
