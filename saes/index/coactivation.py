@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Int32, UInt64
 from scipy.sparse import csr_array
 
 from saes.index.firings import Firings
-from saes.index.hashing import mix
+from workbench.hashing import mix
 
 PAIR_BUDGET = 2**29
 """Two million tokens with 16 active latents each, or 130,000 with 64; some ten seconds of counting on one core."""

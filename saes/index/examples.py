@@ -1,7 +1,7 @@
 """Where each latent fires most, and a fair sample of where it fires less: kept while the corpus streams by.
 
 The examples of a latent are contexts, each with its largest activation in that context, its peak. Kept are the `N_TOP`
-contexts with the largest peaks, and from each band of peaks (`saes.index.scale`) `N_PER_BAND` drawn uniformly: those
+contexts with the largest peaks, and from each band of peaks (`workbench.scale`) `N_PER_BAND` drawn uniformly: those
 with the smallest hash of latent, context and seed. Of contexts that read the same over the `WINDOW` tokens up to the
 peak, only the first in this order counts, so that a stock phrase does not fill the list.
 
@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64, Integer, UInt64
 
 from saes.index.candidates import Candidates
 from saes.index.firings import Firings
-from saes.index.hashing import mix
 from saes.index.ordering import descending, order_within
-from saes.index.scale import BANDS, bins_of
+from workbench.hashing import mix
+from workbench.scale import BANDS, bins_of
 
 N_TOP = 20
 N_PER_BAND = 4

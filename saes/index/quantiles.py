@@ -1,7 +1,7 @@
 """Quantiles of each latent's activations: exact while a latent has fired at most `N_VALUES` times, else of a sample.
 
 The sample is uniform: the activations whose hash of latent, context and position is smallest (see
-`saes.index.hashing`), so that it depends on the set of contexts only and parts merge exactly.
+`workbench.hashing`), so that it depends on the set of contexts only and parts merge exactly.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, Int64, UInt64
 
 from saes.index.firings import Firings
-from saes.index.hashing import mix
 from saes.index.ordering import descending, order_within
+from workbench.hashing import mix
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 N_VALUES = 128
