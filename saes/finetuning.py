@@ -15,7 +15,6 @@ from saes.evaluation import evaluate
 from saes.finetune_run import Contexts, FinetuneRun
 from saes.finetuner import FinetuneMetrics, Finetuner
 from saes.index.gather import fingerprint
-from saes.interrupt import Interrupt
 from saes.loggers import RunLog, check_loggers
 from saes.origin import origin
 from saes.report import SAEReport
@@ -28,6 +27,7 @@ from workbench.activations import special_ids
 from workbench.corpus import Corpus, open_corpus
 from workbench.errors import SettingError, TrainingError
 from workbench.files import held
+from workbench.interrupt import Interrupt
 from workbench.model import HookedModel, load_model
 
 

@@ -14,7 +14,6 @@ from saes.architectures import ARCHITECTURES
 from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
 from saes.evaluation import evaluate
-from saes.interrupt import Interrupt
 from saes.loggers import check_loggers
 from saes.parallel.joining import joined
 from saes.report import SAEReport
@@ -29,6 +28,7 @@ from workbench.activations import ActivationStream, shuffled_activations
 from workbench.corpus import Corpus, open_corpus
 from workbench.errors import CorpusError, SettingError, TrainingError
 from workbench.files import held
+from workbench.interrupt import Interrupt
 from workbench.model import HookedModel, load_model
 
 STATISTICS_ROWS = 16_384
