@@ -29,18 +29,19 @@ def train(options: TrainOptions) -> str:
     from workbench.model import load_model
     from workbench.tinytown.card import card
     from workbench.tinytown.evaluation import evaluate as measure
-    from workbench.tinytown.training import save_model, train_model
+    from workbench.tinytown.training import Step, keep_checkpoints, save_model, train_model
 
     out = Path(options.out)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        model = train_model(
-            options,
-            lambda step, _: bar.update(
-                task, completed=step.step, total=step.steps, description=f"loss {step.loss:.3f}"
-            ),
-        )
+        keep = keep_checkpoints(options)
+
+        def on_step(step: Step, model: object) -> None:
+            bar.update(task, completed=step.step, total=step.steps, description=f"loss {step.loss:.3f}")
+            keep(step, model)
+
+        model = train_model(options, on_step)
     save_model(model, options.context, out)
     result = measure(load_model(out))
     write_text(out / "README.md", card(options, result))

@@ -53,6 +53,8 @@ class TrainOptions:
     """On weight matrices; embeddings and norms have none."""
     seed: int = 0
     """Decides the initial weights and the texts."""
+    checkpoints: tuple[int, ...] = ()
+    """Counts of training tokens at which to keep the model as it stands, in directories tokens-… of OUT-checkpoints."""
 
     def steps(self, tokens: int) -> int:
         """Training steps that read so many tokens."""
@@ -66,6 +68,8 @@ class TrainOptions:
             raise SettingError(f"--passages must be between 0 and --tokens ({self.tokens}), not {self.passages}")
         if self.d_model % (2 * self.n_heads):
             raise SettingError(f"--d-model ({self.d_model}) must be a multiple of 2 x --n-heads ({self.n_heads})")
+        if wrong := [count for count in self.checkpoints if not 0 <= count <= self.tokens]:
+            raise SettingError(f"--checkpoints must be between 0 and --tokens ({self.tokens}), not {wrong[0]}")
         if self.context < 32:
             raise SettingError(f"--context must be at least 32 positions, not {self.context}")
 

@@ -6,6 +6,7 @@ are mixed. While they are being learned no document sees the others that share i
 only misleads; the last part lifts that, so that the model knows packed contexts as readers of a corpus find them.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,18 +40,22 @@ class Step(NamedTuple):
     steps: int
     tokens: int
     loss: float
-    """Nats a token."""
+    """Nats a token; NaN before the first step."""
     seconds: float
 
 
 def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM], None]) -> LlamaForCausalLM:
-    """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN."""
+    """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN.
+
+    `on_step` is called before the first step, as step 0, and after every step.
+    """
     torch.manual_seed(options.seed)
     model = new_model(options)
     optimizer = _optimizer(model, options)
     steps = options.steps(options.tokens)
     device = next(model.parameters()).device
     started = time.perf_counter()
+    on_step(Step(0, steps, 0, math.nan, 0.0), model)
     for step, batch in enumerate(islice(_batches(options), steps)):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(step, steps)
@@ -150,6 +155,24 @@ def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def keep_checkpoints(options: TrainOptions) -> Callable[[Step, LlamaForCausalLM], None]:
+    """An `on_step` that saves the model each time that it has read as many tokens as `options.checkpoints` says.
+
+    In directories tokens-N beside `options.out`, in place of what an earlier training left there.
+    """
+    wanted = sorted(options.checkpoints)
+    home = Path(options.out).with_name(f"{Path(options.out).name}-checkpoints")
+    if wanted:
+        shutil.rmtree(home, ignore_errors=True)
+
+    def keep(step: Step, model: LlamaForCausalLM) -> None:
+        if wanted and step.tokens >= wanted[0]:
+            wanted[:] = [count for count in wanted if count > step.tokens]
+            save_model(model, options.context, home / f"tokens-{step.tokens}")
+
+    return keep
 
 
 def _batches(options: TrainOptions) -> Iterator[TokenBatch]:
