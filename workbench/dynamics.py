@@ -103,25 +103,30 @@ class Dynamics:
         return [snapshot.at for snapshot in self.snapshots]
 
     def curve(self, name: str) -> Float[Tensor, " checkpoint"]:
-        """A number of each snapshot: "loss", "in_context", …, a task, or the best head's "induction"."""
+        """A number of each snapshot: "loss", "in_context", …, or a score, "induction" say, of the head best at it."""
         if name in KINDS:
             return self.heads(name).flatten(1).amax(1)
-        if name in self.study.tasks:
-            return torch.tensor([snapshot.tasks[name] for snapshot in self.snapshots])
         return torch.tensor([getattr(snapshot, name) for snapshot in self.snapshots])
+
+    def task(self, name: str) -> Float[Tensor, " checkpoint"]:
+        """The accuracy at a task."""
+        return torch.tensor([snapshot.tasks[name] for snapshot in self.snapshots])
 
     def heads(self, kind: str) -> Float[Tensor, "checkpoint layer head"]:
         """One kind of score of every head."""
         return torch.tensor([getattr(snapshot, kind) for snapshot in self.snapshots])
 
     def rise(self, name: str) -> Rise | None:
-        """When a curve changed; None if there are less than three checkpoints or it did not change."""
+        """Between which checkpoints a curve changed; None if it did not, or there are less than three."""
         return rise(self.at, self.curve(name))
 
     def __str__(self) -> str:
-        names = ("loss", "in_context", "second_loss", *KINDS, *self.study.tasks)
-        titles = [name.replace("_", " ") for name in names]
-        curves = [self.curve(name).tolist() for name in names]
+        names = ("loss", "in_context", "second_loss", *KINDS)
+        titles = [
+            *(name.replace("_", " ") for name in names),
+            *(f"task {Path(name).stem}" for name in self.study.tasks),
+        ]
+        curves = [*map(self.curve, names), *map(self.task, self.study.tasks)]
         widths = [max(8, len(title)) + 2 for title in titles]
         lines = [f"{self.unit:>12}" + "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True))]
         for row, snapshot in enumerate(self.snapshots):
@@ -214,7 +219,7 @@ def dynamics(
 
 
 def _key(path: Path, study: Study) -> str:
-    """A hash of what a snapshot depends on: the study with the contents of its files, the checkpoint's name and files."""
+    """A hash of what a snapshot depends on: study and its files, the checkpoint's name and files."""
     digest = hashlib.blake2b(json.dumps([path.name, asdict(study)]).encode(), digest_size=16)
     files = [Path(name) for name in (study.corpus, *study.tasks) if Path(name).is_file()]
     for file in (*files, *sorted(path.glob("*.json")), *sorted(path.glob("*.safetensors"))):
@@ -256,5 +261,5 @@ def _task(model: HookedModel, name: str, study: Study) -> Iterator[PromptPairs]:
         return
     language = Language()
     if model.tokenizer is None or model.tokenizer.get_vocab() != language.ids:
-        raise SettingError(f"task {name} is Tinytown's, and {model.info.name} has another vocabulary; give prompt pairs")
+        raise SettingError(f"{model.info.name} has not Tinytown's vocabulary, so that task {name} is not for it")
     yield from task_prompts(name, study.examples, seed=study.seed, language=language)

@@ -90,7 +90,7 @@ def _check_directory(path: Path) -> None:
 def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The Hugging Face model at a place given by `locate`, with attention computed where it can be seen."""
     try:
-        with _no_progress_bar() if Path(place).is_dir() else nullcontext():
+        with no_progress_bar() if Path(place).is_dir() else nullcontext():
             model, report = AutoModelForCausalLM.from_pretrained(
                 place,
                 dtype=dtype,
@@ -109,8 +109,8 @@ def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) 
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """The library shows one for reading files that are already here."""
+def no_progress_bar() -> Iterator[None]:
+    """The library shows one for reading and writing files that are here."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:

@@ -1,7 +1,7 @@
 """Functions on the numbers modulo p as sums of waves, and which waves a model uses.
 
-Frequency k = 1 … (p-1)/2 stands for cos(w a) and sin(w a) with w = 2πk/p. The Fourier basis is orthonormal, so norms and
-variances can be read off in it (Parseval). Source: Nanda et al. 2023, section 4 and appendix.
+Frequency k = 1 … (p-1)/2 stands for cos(w a) and sin(w a) with w = 2πk/p. The Fourier basis is orthonormal, so norms
+and variances can be read off in it (Parseval). Source: Nanda et al. 2023, section 4.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,25 @@ def frequency_norms(vectors: Float[Tensor, "p dim"]) -> Float[Tensor, " frequenc
     return _by_frequency((basis(len(vectors)) @ vectors.double()).square().sum(1)).sqrt()
 
 
+def plane(vectors: Float[Tensor, "p dim"], k: int) -> Float[Tensor, "p 2"]:
+    """A table of vectors, one a number, seen in the plane of its cos and sin parts of frequency k.
+
+    The first direction is that of the cos part, the second that of what the sin part has besides. If the vectors turn
+    with that frequency, the numbers stand on a circle.
+    """
+    parts = basis(len(vectors))[[2 * k - 1, 2 * k]] @ vectors.double()
+    directions, triangle = torch.linalg.qr(parts.T)
+    directions = directions * triangle.diagonal().sign()
+    return (vectors.double() - vectors.double().mean(0)) @ directions
+
+
 def _by_frequency(parts: Float[Tensor, "p *rest"]) -> Float[Tensor, "frequency *rest"]:
     """The sum of the cos and the sin part of each frequency; the constant is left out."""
     return parts[1:].unflatten(0, (-1, 2)).sum(1)
 
 
 def logit_spectrum(logits: Float[Tensor, "p p p"]) -> Float[Tensor, "p p"]:
-    """The norms of the components of the logits `[a, b, c]` in the Fourier basis of a and that of b, over the answers c.
+    """The norms over the answers c of the logits `[a, b, c]` in the Fourier basis of a and that of b.
 
     The mean over the answers, which changes no probability, is left out.
     """

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from workbench.grokking.fourier import basis, centred, coefficients, explained, frequency_norms, key_frequencies
+from workbench.grokking.fourier import basis, coefficients, explained, frequency_norms, key_frequencies
 from workbench.grokking.model import Adder, all_logits, all_pairs
 from workbench.grokking.setting import Setting
-from workbench.grokking.training import Checkpoint, scores, split
+from workbench.grokking.training import Checkpoint, scores
 
 
 def wave_part(logits: Float[Tensor, "p p p"], keys: Sequence[int]) -> Float[Tensor, "p p"]:
@@ -67,11 +66,32 @@ def gini(values: Float[Tensor, " n"]) -> float:
 
 @dataclass(frozen=True)
 class Phases:
-    """The steps at which one phase of the training ends and the next begins."""
+    """The steps at which memorisation, circuit formation and cleanup end; None for what has not ended."""
 
-    memorised: int
-    formed: int
-    cleaned: int
+    memorised: int | None
+    """The excluded loss is least: from here on the model leans on the circuit ever more."""
+    formed: int | None
+    """The test loss was last above half of its peak: from here on it falls as what was learned by heart decays."""
+    cleaned: int | None
+    """The test loss has come within ten times its least, if that is less than a hundredth of its peak."""
+
+
+def find_phases(
+    step: Int[Tensor, " checkpoint"],
+    test_loss: Float[Tensor, " checkpoint"],
+    excluded_loss: Float[Tensor, " checkpoint"],
+) -> Phases:
+    """The three phases of the paper, read off two curves."""
+    peak = test_loss.max()
+    high = int((test_loss >= peak / 2).nonzero()[-1])
+    formed = int(step[high]) if high < len(step) - 1 else None
+    low = (test_loss <= 10 * test_loss.min()).nonzero() if test_loss.min() < peak / 100 else []
+    least = int(excluded_loss[: high + 1].argmin())
+    return Phases(
+        memorised=int(step[least]) if 0 < least < len(step) - 1 else None,
+        formed=formed,
+        cleaned=int(step[int(low[0])]) if len(low) else None,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +122,10 @@ class Progress:
     """The Gini coefficient of those norms."""
     neuron_logit_gini: Float[Tensor, " checkpoint"]
     """The same for the map from neurons to logits, W_U W_out."""
+
+    @property
+    def phases(self) -> Phases:
+        return find_phases(self.step, self.test_loss, self.excluded_loss)
 
 
 @torch.no_grad()

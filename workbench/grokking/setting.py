@@ -11,7 +11,7 @@ class Setting:
 
     p: int = 53
     """The modulus: an odd number."""
-    fraction: float = 0.4
+    fraction: float = 0.35
     """The share of the p² sums that is trained on; the others are the test."""
     d_model: int = 64
     """Width of the residual stream."""
@@ -21,9 +21,9 @@ class Setting:
     """Neurons."""
     learning_rate: float = 5e-3
     """Of AdamW on all training sums at once, after ten steps of warm-up."""
-    weight_decay: float = 2.0
+    weight_decay: float = 1.0
     """Without it, the model would stay with what it has learned by heart."""
-    steps: int = 1500
+    steps: int = 2500
     """Training steps."""
     seed: int = 0
     """Decides the initial weights, and which sums are trained on."""
@@ -51,7 +51,5 @@ class Setting:
         return int(self.fraction * self.p**2)
 
 
-PAPER = Setting(
-    p=113, fraction=0.3, d_model=128, d_mlp=512, learning_rate=1e-3, weight_decay=1.0, steps=20_000
-)
+PAPER = Setting(p=113, fraction=0.3, d_model=128, d_mlp=512, learning_rate=1e-3, weight_decay=1.0, steps=20_000)
 """The setting of Nanda et al. 2023, section 3, which trains for 40,000 steps and has grokked after about 14,000."""

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.corpus import TokenBatch, open_corpus
 from workbench.errors import TrainingError
+from workbench.loading import no_progress_bar
 from workbench.tinytown.language import BOS, Language
 from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.tokenizer import build_tokenizer
@@ -149,7 +150,8 @@ def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        model.save_pretrained(part)
+        with no_progress_bar():
+            model.save_pretrained(part)
         build_tokenizer(Language(), context).save_pretrained(part)
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
