@@ -51,20 +51,16 @@ class DynamicsOptions:
 
 def run(options: DynamicsOptions) -> Dynamics:
     """Measure with a progress bar. Interrupted, it says what is kept and how to go on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from workbench.cli.progress import progress_bar
     from workbench.dynamics import Snapshot, Study, dynamics
     from workbench.files import write_text
 
     names = ("corpus", "contexts", "context", "tasks", "examples", "sequences", "seed")
     study = Study(**{name: getattr(options, name) for name in names})
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+    with progress_bar() as update:
 
         def show(done: int, of: int, snapshot: Snapshot) -> None:
-            bar.update(task, completed=done, total=of, description=f"{snapshot.name}: loss {snapshot.loss:.3f}")
+            update(completed=done, total=of, description=f"{snapshot.name}: loss {snapshot.loss:.3f}")
 
         try:
             result = dynamics(options.checkpoints, study, log=options.out, on_snapshot=show)

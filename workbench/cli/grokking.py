@@ -38,23 +38,19 @@ class GrokkingOptions(Setting):
 
 def run(options: GrokkingOptions) -> Report:
     """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from workbench.cli.progress import progress_bar
     from workbench.errors import TrainingError
     from workbench.grokking.report import report
     from workbench.grokking.run import CONFIG_FILE, read_run, train_in
 
     setting = Setting(**{field.name: getattr(options, field.name) for field in fields(Setting)})
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=setting.steps)
+    with progress_bar(setting.steps) as update:
         done = train_in(
             options.out,
             setting,
             every=options.checkpoint_every,
             resume=options.resume,
-            on_step=lambda step, loss: bar.update(task, completed=step, description=f"training loss {loss:.2e}"),
+            on_step=lambda step, loss: update(completed=step, description=f"training loss {loss:.2e}"),
         )
     if done < setting.steps:
         config, out = (shlex.quote(str(path)) for path in (options.out / CONFIG_FILE, options.out))

@@ -66,14 +66,19 @@ def gini(values: Float[Tensor, " n"]) -> float:
 
 @dataclass(frozen=True)
 class Phases:
-    """The steps at which memorisation, circuit formation and cleanup end; None for what has not ended."""
+    """The steps at which the paper's three phases end; None for one that has not ended, and for those after it."""
 
     memorised: int | None
     """The excluded loss is least: from here on the model leans on the circuit ever more."""
     formed: int | None
-    """The test loss was last above half of its peak: from here on it falls as what was learned by heart decays."""
+    """The test loss was last above half of its peak: from here on it falls, as what was learned by heart decays."""
     cleaned: int | None
     """The test loss has come within ten times its least, if that is less than a hundredth of its peak."""
+
+    def __str__(self) -> str:
+        names = ("memorisation", "circuit formation", "cleanup")
+        ended = [f"{name} to step {end:,}" for name, end in zip(names, vars(self).values(), strict=True) if end]
+        return "; ".join(ended) or "memorisation not ended"
 
 
 def find_phases(
@@ -81,17 +86,15 @@ def find_phases(
     test_loss: Float[Tensor, " checkpoint"],
     excluded_loss: Float[Tensor, " checkpoint"],
 ) -> Phases:
-    """The three phases of the paper, read off two curves."""
-    peak = test_loss.max()
-    high = int((test_loss >= peak / 2).nonzero()[-1])
-    formed = int(step[high]) if high < len(step) - 1 else None
-    low = (test_loss <= 10 * test_loss.min()).nonzero() if test_loss.min() < peak / 100 else []
-    least = int(excluded_loss[: high + 1].argmin())
-    return Phases(
-        memorised=int(step[least]) if 0 < least < len(step) - 1 else None,
-        formed=formed,
-        cleaned=int(step[int(low[0])]) if len(low) else None,
-    )
+    """The phases, read off two curves."""
+    least, peak = test_loss.min(), test_loss.max()
+    formed = int((test_loss >= peak / 2).nonzero()[-1])
+    memorised = int(excluded_loss[: formed + 1].argmin())
+    cleaned = int((test_loss <= 10 * least).nonzero()[0])
+    last = len(step) - 1
+    ended = (0 < memorised < last, memorised <= formed < last, formed < cleaned and least < peak / 100)
+    ends = [int(step[at]) if all(ended[: n + 1]) else None for n, at in enumerate((memorised, formed, cleaned))]
+    return Phases(*ends)
 
 
 @dataclass(frozen=True, eq=False)

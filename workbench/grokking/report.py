@@ -23,17 +23,15 @@ class Report:
     neurons: Neurons
 
     def __str__(self) -> str:
-        past, phases = self.progress, self.progress.phases
+        past = self.progress
         setting, at = past.setting, past.step[-1]
         shares = "  ".join(f"{k} ({self.shares[k - 1]:.0%})" for k in past.keys) or "none yet"
         numbers = f"{setting.n_train:,} of {setting.p**2:,} sums mod {setting.p}"
-        ends = ((phases.memorised, "memorisation"), (phases.formed, "circuit formation"), (phases.cleaned, "cleanup"))
-        spans = [f"{name} to step {end:,}" if end is not None else f"{name} not ended" for end, name in ends]
         lines = [
             f"Trained on {numbers} for {at:,} steps",
             f"  accuracy         training {past.train_accuracy[-1]:.1%}, test {past.test_accuracy[-1]:.1%}",
             f"  loss             training {past.train_loss[-1]:.2e}, test {past.test_loss[-1]:.2e}",
-            f"  phases           {'; '.join(spans)}",
+            f"  phases           {past.phases}",
             f"  key frequencies  {shares}",
             f"  together         {past.explained[-1]:.1%} of the logits' variance is cos(w(a + b - c))",
             f"  loss with        those waves of a + b alone {past.restricted_loss[-1]:.2e} (restricted, test), "

@@ -38,9 +38,9 @@ class Setting:
                 raise SettingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.d_model % self.n_heads:
             raise SettingError(f"--d-model ({self.d_model}) must be a multiple of --n-heads ({self.n_heads})")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise SettingError(f"--learning-rate must be above 0, not {self.learning_rate}")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise SettingError(f"--weight-decay must be 0 or more, not {self.weight_decay}")
         if self.seed < 0:
             raise SettingError(f"--seed must be 0 or more, not {self.seed}")
