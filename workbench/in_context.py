@@ -62,8 +62,8 @@ def in_context(
     Raises `SettingError` for positions that are not in order within the context or less than two contexts,
     `CorpusError` for a corpus that holds too little.
     """
-    early = round(EARLY * corpus.context) if early is None else early
-    late = round(LATE * corpus.context) if late is None else late
+    early = max(1, int(EARLY * corpus.context)) if early is None else early
+    late = int(LATE * corpus.context) if late is None else late
     if not 1 <= early < late < corpus.context:
         raise SettingError(
             f"early is {early} and late {late}; positions must be 1 <= early < late <= {corpus.context - 1}"

@@ -140,3 +140,26 @@ def test_a_report_before_anything_is_learned():
     checkpoints = train(Setting(**vars(SETTING) | {"steps": 2}), every=1)
     text = str(report(checkpoints, SETTING))
     assert "phases           memorisation not ended" in text
+
+
+def test_a_model_that_has_learned_to_add_does_it_by_waves():
+    setting = Setting(p=23, fraction=0.8, d_model=64, d_mlp=128, weight_decay=1.5, steps=1200)
+    found = report(train(setting, every=300), setting)
+    assert found.progress.test_accuracy[-1] == 1
+    assert found.progress.explained[-1] > 0.95
+    assert found.progress.restricted_loss[-1] < 1e-5 < 1 < found.progress.excluded_loss[-1]
+    assert found.neurons.clustered > 0.8
+    assert set(found.neurons.frequency.tolist()) <= set(found.progress.keys) | {1}
+
+
+@pytest.mark.slow
+def test_the_default_setting_groks():
+    setting = Setting()
+    found = report(train(setting, every=50), setting).progress
+    phases = found.phases
+    assert 0 < phases.memorised < phases.formed < phases.cleaned
+    at = (found.step == 500).nonzero().item()
+    assert found.train_accuracy[at] == 1
+    assert found.test_accuracy[at] < 0.3 < 0.999 < found.test_accuracy[-1]
+    assert found.restricted_loss[at] < 2 < 10 < found.test_loss[at]  # the circuit grows while the test loss stands
+    assert found.explained[-1] > 0.95
