@@ -125,10 +125,12 @@ def _in_short(error: Exception) -> str:
 
 
 def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None if there is none."""
+    """The tokenizer beside a model; None if there is none. Raises `DamagedFile` if there is one that is broken."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
+        if (file := Path(place) / "tokenizer.json").is_file():
+            read_json(file)
         return None
     return tokenizer if tokenizer.vocab_size else None  # without files, the library makes one that knows no words
 

@@ -27,9 +27,10 @@ def train(options: TrainOptions) -> str:
     from workbench.model import load_model
     from workbench.tinytown.card import card
     from workbench.tinytown.evaluation import evaluate as measure
-    from workbench.tinytown.training import Step, keep_checkpoints, save_model, train_model
+    from workbench.tinytown.training import Step, check_out, keep_checkpoints, save_model, train_model
 
     out = Path(options.out)
+    check_out(out)
     with progress_bar() as update:
         keep = keep_checkpoints(options)
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.corpus import TokenBatch, open_corpus
-from workbench.errors import TrainingError
+from workbench.errors import SettingError, TrainingError
 from workbench.loading import no_progress_bar
 from workbench.tinytown.language import BOS, Language
 from workbench.tinytown.options import TrainOptions
@@ -32,6 +32,13 @@ ROPE_THETA = 500.0
 """Base of the rotary frequencies: half of them turn within a context of a hundred tokens."""
 APART = 0.6
 """The share of the training in which attention stays within a document."""
+
+
+FILES = {
+    *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+}
+"""What a saved model consists of."""
 
 
 class Step(NamedTuple):
@@ -145,8 +152,22 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (0.5 * steps))
 
 
+def check_out(out: Path) -> None:
+    """Raises `SettingError` if a model cannot be saved there, or would take the place of anything but a model."""
+    if not out.name or out.name == "..":
+        raise SettingError(f"--out names the directory for the model, which {str(out)!r} does not")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out must be a directory, and {out} is a file")
+    if foreign := sorted(path.name for path in out.glob("*") if path.name not in FILES):
+        raise SettingError(f"{out} holds {foreign[0]}, which is none of a model's files; choose another --out")
+
+
 def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
-    """Write config, safetensors and tokenizer to a directory, whole or not at all; an older one is replaced."""
+    """Write config, safetensors and tokenizer to a directory, whole or not at all; an older model is replaced.
+
+    Raises `SettingError` as `check_out` does.
+    """
+    check_out(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -166,8 +187,9 @@ def keep_checkpoints(options: TrainOptions) -> Callable[[Step, LlamaForCausalLM]
     """
     wanted = sorted(options.checkpoints)
     home = Path(options.out).with_name(f"{Path(options.out).name}-checkpoints")
-    if wanted:
-        shutil.rmtree(home, ignore_errors=True)
+    for old in home.glob("tokens-*") if wanted else ():
+        check_out(old)
+        shutil.rmtree(old)
 
     def keep(step: Step, model: LlamaForCausalLM) -> None:
         if wanted and step.tokens >= wanted[0]:
