@@ -20,7 +20,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from workbench.errors import DamagedFile, ModelError
+from workbench.errors import DamagedFile, ModelError, SettingError
 from workbench.files import read_json
 
 BUNDLED = "tinytown"
@@ -85,6 +85,15 @@ def _check_directory(path: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise DamagedFile(f"{file} is truncated or not a safetensors file ({error})") from None
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises `SettingError` if nothing can be computed there."""
+    try:
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise SettingError(f"there is no device {str(device)!r} here; there is {here}") from None
 
 
 def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from workbench.cli.command import Command
 from workbench.cli.main import main, run_command, to_json
 from workbench.errors import ModelError, SettingError
+from workbench.tinytown import MODEL_DIR, SAE_DIR
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,69 @@ def test_settings_of_the_wrong_kind_are_one_line(tmp_path, capsys, text, says):
     file.write_text(text)
     assert run_command("x", EVERY_KIND, ["--config", str(file)]) == 2
     assert capsys.readouterr().err == f"workbench: {file}: {says}\n"
+
+
+SAE = str(SAE_DIR / "blocks.2.hook_resid_post")
+TRAIN = [
+    "--tokens",
+    "2000",
+    "--passages",
+    "1000",
+    "--n-layers",
+    "1",
+    "--d-model",
+    "16",
+    "--n-heads",
+    "2",
+    "--d-mlp",
+    "8",
+    "--context",
+    "64",
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [
+        ("sae eval SAE --device cuda:99", 1, "there is no device 'cuda:99' here; there is cpu"),
+        (
+            "sae train --site blocks.2.hook_resid_post --out o --device nonsense",
+            1,
+            "there is no device 'nonsense' here",
+        ),
+        ("sae train --site nowhere --out o", 1, "this model has no site 'nowhere'"),
+        ("sae index SAE --batch-size 0", 1, "batch_size must be at least 1, not 0"),
+        ("sae index SAE --context 0", 1, "context must be at least 2, not 0"),
+        ("sae index SAE --shares 0", 1, "shares must be at least 1, not 0"),
+        ("sae index SAE --tokens -1", 1, "tokens must be at least 1, not -1"),
+        ("sae finetune nothing --out o", 1, "nothing is not the directory of an SAE"),
+        ("tinytown evaluate --examples 0", 2, "--examples must be at least 1, not 0"),
+        ("tinytown evaluate --seed -1", 2, "--seed must be 0 or more, not -1"),
+        ("tinytown train TRAIN --out o --learning-rate nan", 2, "--learning-rate must be above 0, not nan"),
+        ("tinytown train TRAIN --out o --weight-decay -1", 2, "--weight-decay must be 0 or more, not -1.0"),
+        ("tinytown train TRAIN --out .", 1, "--out names the directory for the model, which '.' does not"),
+        ("tinytown train TRAIN --out full/..", 1, "--out names the directory for the model"),
+        ("tinytown train TRAIN --out full", 1, "full holds thesis.tex, which is none of a model's files"),
+        ("tinytown train TRAIN --out full/thesis.tex", 1, "--out must be a directory, and full/thesis.tex is a file"),
+        ("tinytown train TRAIN --out full/thesis.tex/model", 1, "Not a directory"),
+        ("heads --model broken", 1, "tokenizer.json is not valid JSON"),
+    ],
+)
+def test_a_mistake_in_any_command_is_one_line_and_harms_nothing(tmp_path, monkeypatch, capsys, command, status, says):
+    monkeypatch.chdir(tmp_path)
+    Path("full").mkdir()
+    Path("full", "thesis.tex").write_text("years of work")
+    shutil.copytree(MODEL_DIR, "broken")
+    Path("broken", "tokenizer.json").write_text('{"version":')
+    words = [part for word in command.split() for part in {"SAE": [SAE], "TRAIN": TRAIN}.get(word, [word])]
+    assert main(words) == status
+    printed = capsys.readouterr()
+    assert printed.err.startswith("workbench: ")
+    assert says in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "full"]
+    assert Path("full", "thesis.tex").read_text() == "years of work"
 
 
 def test_unknown_commands_are_named_with_the_nearest(capsys):

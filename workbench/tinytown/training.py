@@ -153,23 +153,32 @@ def schedule(step: int, steps: int) -> float:
 
 
 def check_out(out: Path) -> None:
-    """Raises `SettingError` if a model cannot be saved there, or would take the place of anything but a model."""
+    """Raises `SettingError` if a model would take the place of anything but a model, `OSError` if none can be saved."""
     if not out.name or out.name == "..":
         raise SettingError(f"--out names the directory for the model, which {str(out)!r} does not")
     if out.exists() and not out.is_dir():
         raise SettingError(f"--out must be a directory, and {out} is a file")
     if foreign := sorted(path.name for path in out.glob("*") if path.name not in FILES):
         raise SettingError(f"{out} holds {foreign[0]}, which is none of a model's files; choose another --out")
+    part = _part(out)
+    part.mkdir(parents=True, exist_ok=True)
+    part.rmdir()
+
+
+def _part(out: Path) -> Path:
+    """Where a model is written before it is whole; what a killed process left there is removed."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    return part
 
 
 def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
     """Write config, safetensors and tokenizer to a directory, whole or not at all; an older model is replaced.
 
-    Raises `SettingError` as `check_out` does.
+    Raises as `check_out` does.
     """
     check_out(out)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = _part(out)
     try:
         with no_progress_bar():
             model.save_pretrained(part)
