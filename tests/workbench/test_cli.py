@@ -218,22 +218,7 @@ def test_settings_of_the_wrong_kind_are_one_line(tmp_path, capsys, text, says):
 
 
 SAE = str(SAE_DIR / "blocks.2.hook_resid_post")
-TRAIN = [
-    "--tokens",
-    "2000",
-    "--passages",
-    "1000",
-    "--n-layers",
-    "1",
-    "--d-model",
-    "16",
-    "--n-heads",
-    "2",
-    "--d-mlp",
-    "8",
-    "--context",
-    "64",
-]
+TRAIN = "--tokens=2000 --passages=1000 --n-layers=1 --d-model=16 --n-heads=2 --d-mlp=8 --context=64"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +236,8 @@ TRAIN = [
         ("sae index SAE --shares 0", 1, "shares must be at least 1, not 0"),
         ("sae index SAE --tokens -1", 1, "tokens must be at least 1, not -1"),
         ("sae finetune nothing --out o", 1, "nothing is not the directory of an SAE"),
+        ("sae bench --settings wrong.yaml", 1, "wrong.yaml: k must be a whole number, not 'five'"),
+        ("app --no-open --sae full", 1, "--sae full is not the directory of an SAE: it has no cfg.json"),
         ("tinytown evaluate --examples 0", 2, "--examples must be at least 1, not 0"),
         ("tinytown evaluate --seed -1", 2, "--seed must be 0 or more, not -1"),
         ("tinytown train TRAIN --out o --learning-rate nan", 2, "--learning-rate must be above 0, not nan"),
@@ -267,16 +254,16 @@ def test_a_mistake_in_any_command_is_one_line_and_harms_nothing(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("full").mkdir()
     Path("full", "thesis.tex").write_text("years of work")
+    Path("wrong.yaml").write_text("k: five")
     shutil.copytree(MODEL_DIR, "broken")
     Path("broken", "tokenizer.json").write_text('{"version":')
-    words = [part for word in command.split() for part in {"SAE": [SAE], "TRAIN": TRAIN}.get(word, [word])]
-    assert main(words) == status
+    assert main(command.replace("SAE", SAE).replace("TRAIN", TRAIN).split()) == status
     printed = capsys.readouterr()
     assert printed.err.startswith("workbench: ")
     assert says in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "full"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "full", "wrong.yaml"]
     assert Path("full", "thesis.tex").read_text() == "years of work"
 
 
