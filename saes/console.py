@@ -141,5 +141,6 @@ def _progress(what: str, total: int) -> Iterator[tuple[Progress, int]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not leads()) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (leads() and console.is_terminal)) as bar:
         yield bar, bar.add_task(what, total=total, note="")

@@ -61,9 +61,11 @@ def load_model(
     """Load "tinytown" (bundled), a local Hugging Face directory, or a model of the Hugging Face hub.
 
     Only safetensors are read. `device=None` takes a GPU if there is one. Parameters are frozen, dropout is off.
-    Raises `ModelError` if there is no such model or it cannot be used, `DamagedFile` if its files are broken.
+    Raises `ModelError` if there is no such model or it cannot be used, `DamagedFile` if its files are broken,
+    `SettingError` for a device that is not here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loading.check_device(device)
     place = loading.locate(source)
     return _take_over(loading.read_pretrained(place, device, dtype), loading.read_tokenizer(place), str(source))
 
