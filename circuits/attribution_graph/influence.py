@@ -43,9 +43,7 @@ def influence(
     return total
 
 
-def scores(
-    edges: Float[Tensor, "target source"], probabilities: Float[Tensor, " logit"], n_embeddings: int
-) -> Scores:
+def scores(edges: Float[Tensor, "target source"], probabilities: Float[Tensor, " logit"], n_embeddings: int) -> Scores:
     """Replacement and completeness score of a whole graph."""
     part = shares(edges)
     reached = influence(part, probabilities)

@@ -212,9 +212,7 @@ def _layer(block: Block, sae: SAE | None, x: Float[Tensor, "pos d"] | None, text
     explained = acts @ W_dec + constant + (0.0 if W_skip is None else (x @ W_skip.T) * text[:, None])
     norm = block.read if sae.route.reads[0].endswith("ln2.hook_normalized") else None
     writes = W_dec[index] * activation[:, None]
-    return Layer(
-        block, norm, position, index, activation, reads, writes, bias, out - explained, constant, W_skip, text
-    )
+    return Layer(block, norm, position, index, activation, reads, writes, bias, out - explained, constant, W_skip, text)
 
 
 def _check_linear(pre: Float[Tensor, " latent"], activation: Float[Tensor, " latent"], sae: SAE) -> None:
