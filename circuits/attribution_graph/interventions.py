@@ -60,6 +60,16 @@ def predict(
     return graph.edges[n:, :n] @ change
 
 
+def effects(graph: AttributionGraph) -> Float[Tensor, "logit latent"]:
+    """What each latent does to each logit along paths of every length: minus `predict` of turning it off alone."""
+    n = graph.n_latents
+    passed = total = graph.edges[n:, :n]
+    for _ in range(graph.n_layers - 1):
+        passed = (passed / graph.activations) @ graph.edges[:n, :n]
+        total = total + passed
+    return total
+
+
 def intervene(
     model: HookedModel,
     tokens: Int[Tensor, " pos"],
