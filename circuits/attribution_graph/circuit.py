@@ -1,6 +1,7 @@
 """Feature circuits: the nodes and links that are left of an attribution graph when it has been pruned."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -21,10 +22,9 @@ class Node(NamedTuple):
     """The latent's number, or the token of an embedding or a logit; -1 for an error."""
     value: float | None
     """A latent's activation, a logit's probability; None for the others, and where a file does not say."""
-    influence: float | None
-    """On the logits, in all; None for logits, and where a file does not say."""
     cumulative: float | None
-    """The share of all influence that nodes have which have as much or more; None as before."""
+    """The share of all influence that this node and those with more of it have: the lower, the more it matters. None
+    for logits, and where a file does not say."""
     label: str = ""
     """The token of an embedding or a logit; for a latent what it stands for, if that is known."""
 
@@ -48,7 +48,8 @@ class FeatureCircuit:
     strings: list[str]
     """The prompt's tokens."""
     n_layers: int
-    transcoders: dict[int, str]
+    transcoders: list[str]
+    """What stands for each MLP, in order of the layers."""
     nodes: list[Node]
     sources: Int[Tensor, " link"]
     targets: Int[Tensor, " link"]
@@ -61,6 +62,14 @@ class FeatureCircuit:
 
     def of_kind(self, kind: str) -> list[Node]:
         return [node for node in self.nodes if node.kind == kind]
+
+    def labelled(self, labels: Mapping[tuple[int, int], str]) -> "FeatureCircuit":
+        """The same with labels for latents, by layer and index."""
+        nodes = [
+            node._replace(label=labels.get((node.layer, node.index), node.label)) if node.kind == "latent" else node
+            for node in self.nodes
+        ]
+        return replace(self, nodes=nodes)
 
     def into(self, number: int) -> list[tuple[Node, float]]:
         """What is linked into a node, the strongest first."""

@@ -32,8 +32,8 @@ class AttributionGraph:
     tokens: Int[Tensor, " pos"]
     strings: list[str]
     n_layers: int
-    transcoders: dict[int, str]
-    """What stands for the MLP of each layer; a layer without a transcoder has errors only."""
+    transcoders: list[str]
+    """What stands for each MLP, in order of the layers; a layer without a transcoder has errors only."""
     latents: Int[Tensor, "latent 3"]
     """Layer, position and index of each latent: rising in all three."""
     activations: Float[Tensor, " latent"]
@@ -115,7 +115,7 @@ def attribution_graph(
         tokens=tokens.cpu(),
         strings=model.token_strings(tokens),
         n_layers=len(local.layers),
-        transcoders={layer: sae.site for layer, sae in transcoders.items()},
+        transcoders=[sae.site for sae in transcoders.values()],
         latents=local.latents.cpu()[kept],
         activations=local.activations.cpu()[kept],
         logit_tokens=explained.cpu(),

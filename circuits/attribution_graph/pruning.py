@@ -61,10 +61,10 @@ def _circuit(
     number[chosen] = torch.arange(len(chosen))
     of_target = torch.cat([number[:n_latents], len(chosen) + torch.arange(n_logits)])
     targets, sources = links.nonzero(as_tuple=True)
-    nodes = [_node(graph, source, reached[source].item(), cumulative[source].item()) for source in chosen.tolist()]
+    nodes = [_node(graph, source, cumulative[source].item()) for source in chosen.tolist()]
     logits = zip(graph.logit_tokens.tolist(), graph.probabilities.tolist(), graph.logit_strings, strict=True)
     last = graph.n_positions - 1
-    nodes += [Node("logit", graph.n_layers, last, token, share, 0.0, 0.0, text) for token, share, text in logits]
+    nodes += [Node("logit", graph.n_layers, last, token, share, None, text) for token, share, text in logits]
     return FeatureCircuit(
         model=graph.model,
         strings=graph.strings,
@@ -80,12 +80,12 @@ def _circuit(
     )
 
 
-def _node(graph: AttributionGraph, source: int, influence: float, cumulative: float) -> Node:
+def _node(graph: AttributionGraph, source: int, cumulative: float) -> Node:
     if source < graph.n_latents:
         layer, position, index = graph.latents[source].tolist()
-        return Node("latent", layer, position, index, graph.activations[source].item(), influence, cumulative)
+        return Node("latent", layer, position, index, graph.activations[source].item(), cumulative)
     layer, position = divmod(source - graph.n_latents, graph.n_positions)
     if source < graph.first_embedding:
-        return Node("error", layer, position, -1, None, influence, cumulative)
+        return Node("error", layer, position, -1, None, cumulative)
     token = int(graph.tokens[position])
-    return Node("embedding", -1, position, token, None, influence, cumulative, graph.strings[position])
+    return Node("embedding", -1, position, token, None, cumulative, graph.strings[position])
