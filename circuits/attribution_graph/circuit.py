@@ -47,6 +47,7 @@ class FeatureCircuit:
     model: str
     strings: list[str]
     """The prompt's tokens."""
+    prompt: str
     n_layers: int
     transcoders: list[str]
     """What stands for each MLP, in order of the layers."""
@@ -88,6 +89,7 @@ class FeatureCircuit:
         links = zip(self.sources.tolist(), self.targets.tolist(), self.weights.tolist(), strict=True)
         return {
             "model": self.model,
+            "prompt": self.prompt,
             "strings": self.strings,
             "transcoders": self.transcoders,
             "node_share": self.node_share,
@@ -100,7 +102,7 @@ class FeatureCircuit:
     def __str__(self) -> str:
         """The counts, the scores, and what feeds the likeliest logit."""
         counts = ", ".join(f"{len(self.of_kind(kind))} {kind}s" for kind in KINDS)
-        lines = [f"Feature circuit of {self.model} on {''.join(self.strings)!r}"]
+        lines = [f"Feature circuit of {self.model} on {self.prompt!r}"]
         lines.append(f"  {counts}, {len(self.weights):,} links".replace("1 logits", "1 logit"))
         if self.scores:
             explained = "replacement score {:.3f}, completeness {:.3f}".format(*self.scores)

@@ -31,6 +31,7 @@ class AttributionGraph:
     model: str
     tokens: Int[Tensor, " pos"]
     strings: list[str]
+    prompt: str
     n_layers: int
     transcoders: list[str]
     """What stands for each MLP, in order of the layers; a layer without a transcoder has errors only."""
@@ -73,7 +74,7 @@ class AttributionGraph:
         logits = zip(self.logit_strings, self.probabilities.tolist(), strict=True)
         return "\n".join(
             [
-                f"Attribution graph of {self.model} on {''.join(self.strings)!r}",
+                f"Attribution graph of {self.model} on {self.prompt!r}",
                 f"  {self.n_latents:,} latents{kept} over {self.n_positions} positions; by layer: "
                 + " ".join(map(str, per_layer)),
                 "  logits  " + "  ".join(f"{string!r} {probability:.3f}" for string, probability in logits),
@@ -113,7 +114,8 @@ def attribution_graph(
     return AttributionGraph(
         model=model.info.name,
         tokens=tokens.cpu(),
-        strings=model.token_strings(tokens),
+        strings=(strings := model.token_strings(tokens)),
+        prompt=model.to_string(tokens) if model.tokenizer else " ".join(strings),
         n_layers=len(local.layers),
         transcoders=[sae.site for sae in transcoders.values()],
         latents=local.latents.cpu()[kept],

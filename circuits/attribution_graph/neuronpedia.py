@@ -55,7 +55,7 @@ def _metadata(circuit: FeatureCircuit, slug: str) -> dict[str, Any]:
         "scan": circuit.model,
         "transcoder_list": circuit.transcoders,
         "prompt_tokens": circuit.strings,
-        "prompt": "".join(circuit.strings),
+        "prompt": circuit.prompt,
         "node_threshold": circuit.node_share,
         "schema_version": 1,
         "info": {"generator": {"name": "Interp Workbench", "version": version("interp-workbench")}},
@@ -134,6 +134,7 @@ def load_circuit(path: str | Path) -> FeatureCircuit:
     return FeatureCircuit(
         model=metadata["scan"],
         strings=metadata["prompt_tokens"],
+        prompt=metadata["prompt"],
         n_layers=_n_layers(nodes),
         transcoders=list(metadata.get("transcoder_list") or []),
         nodes=nodes,

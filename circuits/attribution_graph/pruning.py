@@ -68,6 +68,7 @@ def _circuit(
     return FeatureCircuit(
         model=graph.model,
         strings=graph.strings,
+        prompt=graph.prompt,
         n_layers=graph.n_layers,
         transcoders=graph.transcoders,
         nodes=nodes,

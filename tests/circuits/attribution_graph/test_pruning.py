@@ -28,6 +28,7 @@ def by_hand() -> AttributionGraph:
         model="hand",
         tokens=torch.tensor([7]),
         strings=["x"],
+        prompt="x",
         n_layers=2,
         transcoders=[],
         latents=torch.tensor([[0, 0, 1], [1, 0, 2], [1, 0, 5]]),
