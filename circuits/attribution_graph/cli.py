@@ -38,6 +38,8 @@ class FeatureOptions:
     """The bundled "tinytown", a Hugging Face directory, or a hub id."""
     logits: tuple[str, ...] = ()
     """The next tokens to explain; default: the likeliest."""
+    against: str | None = None
+    """Explain why these and not this token; default: against the mean of all logits."""
     probability: float = 0.95
     """How much probability the likeliest tokens should have together..."""
     max_logits: int = 10
@@ -76,6 +78,7 @@ def run(options: FeatureOptions) -> FeatureCircuit:
             options.prompt,
             read_transcoders(directories, model),
             logits=[int(one_token(model, text)) for text in options.logits] or None,
+            against=None if options.against is None else int(one_token(model, options.against)),
             probability=options.probability,
             max_logits=options.max_logits,
             max_latents=options.max_latents,

@@ -1,7 +1,7 @@
 """Does the answer flip? Over many prompts, the latents that a graph names are turned off in the model itself.
 
-For each prompt a graph explains the logits of the answer and the distractor, and `effects` ranks the latents by how
-much of the difference goes through them. Two controls turn off as many latents that it does not name.
+For each prompt a graph explains the logit of the answer against that of the distractor, and `effects` ranks the latents
+by how much of the difference goes through them. Two controls turn off as many latents that it does not name.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,10 +85,10 @@ def confirm(
     examples = [(group, row) for group in pairs for row in range(len(group))]
     rows: list[tuple[Tensor, ...]] = []
     for done, (group, row) in enumerate(examples, start=1):
-        tokens, logits = group.clean[row], [int(group.answers[row]), int(group.distractors[row])]
-        run = model.run(tokens).logits[0, -1]
-        if run[logits[0]] > run[logits[1]]:
-            rows.append(_one_prompt(model, tokens, logits, transcoders, sizes, generator))
+        tokens, answer, distractor = group.clean[row], int(group.answers[row]), int(group.distractors[row])
+        logits = model.run(tokens).logits[0, -1]
+        if logits[answer] > logits[distractor]:
+            rows.append(_one_prompt(model, tokens, answer, distractor, transcoders, sizes, generator))
         if on_progress:
             on_progress(done, len(examples))
     if not rows:
@@ -101,21 +101,21 @@ def confirm(
 def _one_prompt(
     model: HookedModel,
     tokens: Int[Tensor, " pos"],
-    logits: list[int],
+    answer: int,
+    distractor: int,
     transcoders: Transcoders,
     sizes: Sequence[int],
     generator: torch.Generator,
 ) -> tuple:
-    graph = attribution_graph(model, tokens, transcoders, logits=logits)
-    contrast = torch.tensor([1.0, -1.0])
-    order = (contrast @ effects(graph)).argsort(descending=True)[: sizes[-1]]
+    graph = attribution_graph(model, tokens, transcoders, logits=[answer], against=distractor)
+    order = effects(graph)[0].argsort(descending=True)[: sizes[-1]]
     places = [Latent(*place) for place in graph.latents.tolist()]
     groups = [order, *(_others(graph, order, generator, where) for where in ((0,), (0, 1)))]
     latents = [[places[i] for i in group.tolist()] for group in groups]
     sets = [group[:size] for group in latents for size in sizes]
     measured = intervene(model, tokens, transcoders, [[], *sets])
-    difference = measured[:, logits[0]] - measured[:, logits[1]]
-    foretold = torch.stack([contrast @ predict(graph, latents[0][:size]) for size in sizes])
+    difference = measured[:, answer] - measured[:, distractor]
+    foretold = torch.stack([predict(graph, latents[0][:size])[0] for size in sizes])
     n = len(sizes)
     return difference[0], difference[0] + foretold, *difference[1:].split(n), latents[0]
 

@@ -24,7 +24,8 @@ class AttributionGraph:
 
     Targets are latents, then logits. Sources are latents, then errors (layer by layer, position by position), then
     embeddings (position by position). An edge is what the source contributes to the target: to a latent's
-    pre-activation, which for an active latent is its activation, or to a logit less the mean logit. So every row, with
+    pre-activation, which for an active latent is its activation, or to a logit less the mean logit (or less another
+    token's). So every row, with
     what biases and left-out latents contribute, adds up to its target's `total`.
     """
 
@@ -40,6 +41,7 @@ class AttributionGraph:
     activations: Float[Tensor, " latent"]
     logit_tokens: Int[Tensor, " logit"]
     logit_strings: list[str]
+    """The tokens; where another token's logit is taken off, "this - other"."""
     probabilities: Float[Tensor, " logit"]
     """The model's own, of the token after the prompt."""
     edges: Float[Tensor, "target source"]
@@ -90,6 +92,7 @@ def attribution_graph(
     transcoders: Transcoders,
     *,
     logits: Sequence[int] | None = None,
+    against: int | None = None,
     probability: float = 0.95,
     max_logits: int = 10,
     max_latents: int = 8192,
@@ -98,19 +101,21 @@ def attribution_graph(
     """The graph of a prompt, from the logits of the next token back to the embeddings.
 
     `logits`: the tokens to explain; by default the likeliest, until they have `probability` together or are
-    `max_logits`. If more than `max_latents` are active, the most influential are kept, which takes a second pass;
-    memory is then about 4 · max_latents² bytes. `on_progress` is called with the latents done and those to do.
+    `max_logits`. A logit is explained less the mean logit, or less that of the token `against`: then the graph is of
+    why the one and not the other. If more than `max_latents` are active, the most influential are kept, which takes a
+    second pass; memory is then about 4 · max_latents² bytes. `on_progress` is called with the latents done and those
+    to do.
     Raises `SettingError`, `PromptError`, and `ModelError` for a model that is not linear between its MLPs.
     """
     tokens = model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt.to(model.device)
     local = replace_mlps(model, tokens, transcoders)
-    explained = _explained(local, logits, probability, max_logits)
+    explained = _explained(local, logits, against, probability, max_logits)
     kept = torch.ones(local.starts[-1], dtype=torch.bool)
     if len(kept) > max_latents:
-        influence = _streamed_influence(local, explained, on_progress)
+        influence = _streamed_influence(local, explained, against, on_progress)
         kept[influence.argsort(descending=True)[max_latents:]] = False
-    edges, bias, left_out = _edges(local, explained, kept, on_progress)
-    totals = torch.cat([local.activations.cpu()[kept], local.logits(explained).cpu()])
+    edges, bias, left_out = _edges(local, explained, against, kept, on_progress)
+    totals = torch.cat([local.activations.cpu()[kept], local.logits(explained, against).cpu()])
     return AttributionGraph(
         model=model.info.name,
         tokens=tokens.cpu(),
@@ -121,7 +126,7 @@ def attribution_graph(
         latents=local.latents.cpu()[kept],
         activations=local.activations.cpu()[kept],
         logit_tokens=explained.cpu(),
-        logit_strings=model.token_strings(explained),
+        logit_strings=_names(model, explained, against),
         probabilities=local.probabilities[explained].cpu(),
         edges=edges,
         bias=bias,
@@ -131,10 +136,17 @@ def attribution_graph(
     )
 
 
+def _names(model: HookedModel, tokens: Int[Tensor, " logit"], against: int | None) -> list[str]:
+    names = model.token_strings(tokens)
+    return names if against is None else [f"{name} - {model.token_strings([against])[0]}" for name in names]
+
+
 def _explained(
-    local: Replacement, logits: Sequence[int] | None, probability: float, max_logits: int
+    local: Replacement, logits: Sequence[int] | None, against: int | None, probability: float, max_logits: int
 ) -> Int[Tensor, " logit"]:
     d_vocab = len(local.probabilities)
+    if against is not None and (not 0 <= against < d_vocab or against in (logits or [])):
+        raise SettingError(f"against is {against}; it must be a token up to {d_vocab - 1}, and none to be explained")
     if logits is not None:
         if not len(logits) or not all(0 <= token < d_vocab for token in logits) or len(set(logits)) < len(logits):
             raise SettingError(f"logits must be different tokens between 0 and {d_vocab - 1}, not {list(logits)}")
@@ -142,16 +154,19 @@ def _explained(
     if not 0 < probability <= 1 or max_logits < 1:
         raise SettingError(f"probability is {probability} and max_logits {max_logits}; they must be in (0, 1] and >= 1")
     top = local.probabilities.topk(min(max_logits, d_vocab))
-    enough = int((top.values.cumsum(0) < probability).sum()) + 1
-    return top.indices[:enough]
+    enough = top.indices[: int((top.values.cumsum(0) < probability).sum()) + 1]
+    return enough if against is None else enough[enough != against]
 
 
 def _streamed_influence(
-    local: Replacement, explained: Int[Tensor, " logit"], on_progress: Callable[[int, int], None] | None
+    local: Replacement,
+    explained: Int[Tensor, " logit"],
+    against: int | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> Float[Tensor, " latent"]:
     """Every latent's influence on the logits, without the matrix of edges: each is known before its own inputs are."""
     n = local.starts[-1]
-    rows, _ = local.to_logits(explained)
+    rows, _ = local.to_logits(explained, against)
     influence = local.probabilities[explained] @ shares(rows)
     for batch, rows, _ in local.to_latents(torch.ones(n, dtype=torch.bool)):
         influence += influence[batch] @ shares(rows)
@@ -163,6 +178,7 @@ def _streamed_influence(
 def _edges(
     local: Replacement,
     explained: Int[Tensor, " logit"],
+    against: int | None,
     kept: Bool[Tensor, " latent"],
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +195,7 @@ def _edges(
         edges[targets], bias[targets] = rows[:, columns], constant.cpu()
         left_out[targets] = rows[:, ~columns].sum(1)
 
-    put(slice(n_kept, None), *local.to_logits(explained))
+    put(slice(n_kept, None), *local.to_logits(explained, against))
     for batch, rows, constant in local.to_latents(kept):
         chosen = kept[batch]
         put(number[batch][chosen], rows[chosen.to(rows.device)], constant[chosen.to(rows.device)])

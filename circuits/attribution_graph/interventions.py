@@ -40,7 +40,7 @@ class Latent(NamedTuple):
 def predict(
     graph: AttributionGraph, latents: Sequence[Latent], factor: float = 0.0, *, respond: bool = True
 ) -> Float[Tensor, " logit"]:
-    """The change of each logit (less the mean logit) that follows from multiplying latents by `factor`.
+    """The change of each logit (less what it is explained against) that follows from multiplying latents by `factor`.
 
     With `respond`, latents further on follow linearly: along paths of every length; else only direct edges count.
     Raises `SettingError` for a latent that the graph does not have.

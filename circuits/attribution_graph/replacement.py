@@ -129,19 +129,22 @@ class Replacement:
         """Of active latents; their pre-activations too."""
         return torch.cat([layer.activation for layer in self.layers])
 
-    def directions(self, tokens: Int[Tensor, " logit"]) -> tuple[Float[Tensor, "logit d"], Float[Tensor, " logit"]]:
-        """What makes a token's logit, less the mean over the vocabulary: unembedding and bias."""
+    def directions(
+        self, tokens: Int[Tensor, " logit"], against: int | None
+    ) -> tuple[Float[Tensor, "logit d"], Float[Tensor, " logit"]]:
+        """What makes tokens' logits, less that of the token `against` or the mean logit: unembedding and bias."""
         W_U, b_U = self.frozen.W_U, self.frozen.b_U
-        return (W_U[:, tokens] - W_U.mean(1, keepdim=True)).T, b_U[tokens] - b_U.mean()
+        base = (W_U.mean(1), b_U.mean()) if against is None else (W_U[:, against], b_U[against])
+        return W_U[:, tokens].T - base[0], b_U[tokens] - base[1]
 
-    def logits(self, tokens: Int[Tensor, " logit"]) -> Float[Tensor, " logit"]:
-        """Logits at the last position, before any soft cap, less their mean over the vocabulary."""
-        directions, bias = self.directions(tokens)
+    def logits(self, tokens: Int[Tensor, " logit"], against: int | None) -> Float[Tensor, " logit"]:
+        """Logits at the last position, before any soft cap, less that of `against` or their mean."""
+        directions, bias = self.directions(tokens, against)
         return directions @ self.before_unembed + bias
 
-    def to_logits(self, tokens: Int[Tensor, " logit"]) -> tuple[Tensor, Tensor]:
+    def to_logits(self, tokens: Int[Tensor, " logit"], against: int | None) -> tuple[Tensor, Tensor]:
         """What every source contributes to `logits`, [logit, source], and what biases do, [logit]."""
-        directions, bias = self.directions(tokens)
+        directions, bias = self.directions(tokens, against)
         gradient = directions.new_zeros(len(directions), self.n_positions, directions.shape[1])
         gradient[:, -1] = directions
         final = self.frozen.final

@@ -55,7 +55,7 @@ def circuit(result: "FeatureCircuit", links: int = 200) -> go.Figure:
             )
     for i, node in enumerate(result.nodes):
         if node.kind == "logit":
-            name = label(shorten(node.label, 12))
+            name = label(shorten(node.label, 16))
             figure.add_annotation(x=x[i], y=y[i] + 0.12, text=name, textangle=-50, xanchor="left", yanchor="bottom")
     ticks = {"showgrid": False, "zeroline": False, "ticks": ""}
     names = [label(shorten(string, 12)) for string in result.strings]
@@ -199,8 +199,8 @@ def flips(result: "Confirmation") -> go.Figure:
         f"Turning latents off: {result.task}",
         f"{len(result.clean)} prompts that the model answers rightly. For each, its graph ranks the latents by what "
         "they do to the logit of the answer less that of the distractor, along all paths. x: how many are turned "
-        "off, in the model itself, everything after them recomputed. y: the share of prompts whose distractor then has the "
-        "higher logit. Grey and indigo: as many other latents.",
+        "off, in the model itself, everything after them recomputed. y: the share of prompts whose distractor then has "
+        "the higher logit. Grey and indigo: as many other latents.",
     )
 
 

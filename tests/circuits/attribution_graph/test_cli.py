@@ -47,9 +47,11 @@ def test_the_command_writes_a_graph_and_a_picture(circuit: FeatureCircuit, writt
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture):
-    run_command("circuit features", features, [PROMPT, "--logits", "runs", "run", "--nodes", "0.5", "--json"])
+    run_command(
+        "circuit features", features, [PROMPT, "--logits", "runs", "--against", "run", "--nodes", "0.5", "--json"]
+    )
     result = json.loads(capsys.readouterr().out)
-    assert [node["label"] for node in result["nodes"] if node["kind"] == "logit"] == ["runs", "run"]
+    assert [node["label"] for node in result["nodes"] if node["kind"] == "logit"] == ["runs - run"]
     assert {"source", "target", "weight"} == result["links"][0].keys()
 
 

@@ -180,6 +180,19 @@ def test_logits_are_the_likeliest_or_those_asked_for(hooked, tokens: Tensor):
     torch.testing.assert_close(asked.probabilities, probabilities[[7, 3]])
 
 
+def test_one_token_against_another(model: HookedModel, transcoders: Transcoders, tokens: Tensor):
+    """The difference of the two tokens' rows, and it adds up to the difference of their logits."""
+    both = attribution_graph(model, tokens, transcoders, logits=[7, 3])
+    one = attribution_graph(model, tokens, transcoders, logits=[7], against=3)
+    torch.testing.assert_close(one.edges[-1], both.edges[-2] - both.edges[-1], atol=1e-4, rtol=1e-4)
+    logits = demeaned_logits(model, tokens)[0]
+    assert sums(one)[-1].item() == pytest.approx((logits[7] - logits[3]).item(), abs=1e-3)
+    assert one.totals[-1].item() == pytest.approx((logits[7] - logits[3]).item(), abs=1e-3)
+    for against in (7, 300):
+        with pytest.raises(SettingError, match="it must be a token up to 299, and none to be explained"):
+            attribution_graph(model, tokens, transcoders, logits=[7], against=against)
+
+
 @pytest.mark.parametrize("logits", [[], [300], [4, 4], [-1]])
 def test_logits_that_make_no_sense_are_refused(logits: list[int], hooked, tokens: Tensor):
     with pytest.raises(SettingError, match="logits must be different tokens between 0 and 299"):
