@@ -108,10 +108,11 @@ def _pair(model: HookedModel, clean: str, corrupted: str, answer: str, distracto
     if len(prompts[0]) != len(prompts[1]):
         lengths = f"{len(prompts[0])} and {len(prompts[1])} tokens"
         raise PromptError(f"{clean!r} and {corrupted!r} have {lengths}; a pair must be of one length")
-    return (*prompts, *(_one_token(model, text) for text in (answer, distractor)))
+    return (*prompts, *(one_token(model, text) for text in (answer, distractor)))
 
 
-def _one_token(model: HookedModel, text: str) -> Tensor:
+def one_token(model: HookedModel, text: str) -> Int[Tensor, ""]:
+    """The token that a text is. Raises `PromptError` if it is several."""
     tokens = model.to_tokens(text, prepend_bos=False)[0].cpu()
     if len(tokens) != 1:
         pieces = " ".join(map(repr, model.token_strings(tokens)))
