@@ -48,7 +48,7 @@ class Cells(ABC):
 
     def name(self, cell: Sequence[int]) -> str:
         """A cell in words: `L2H3, position 5 ' gave'`."""
-        places = [(axis, names[index]) for axis, names, index in zip(self.axes, self.labels, cell, strict=True)]
+        places = [(axis, names[index]) for axis, names, index in zip(self.axes, self.labels, cell, strict=False)]
         part = "".join(PREFIXES[axis] + name for axis, name in places if axis in PREFIXES)
         return ", ".join([part] * bool(part) + [f"{axis} {name}" for axis, name in places if axis not in PREFIXES])
 
