@@ -48,11 +48,9 @@ class Cells(ABC):
 
     def name(self, cell: Sequence[int]) -> str:
         """A cell in words: `L2H3, position 5 ' gave'`."""
-        words = [
-            f"{PREFIXES[axis]}{names[index]}" if axis in PREFIXES else f", {axis} {names[index]}"
-            for axis, names, index in zip(self.axes, self.labels, cell, strict=True)
-        ]
-        return "".join(words)
+        places = [(axis, names[index]) for axis, names, index in zip(self.axes, self.labels, cell, strict=False)]
+        part = "".join(PREFIXES[axis] + name for axis, name in places if axis in PREFIXES)
+        return ", ".join([part] * bool(part) + [f"{axis} {name}" for axis, name in places if axis not in PREFIXES])
 
     def ranked(self) -> list[tuple[tuple[int, ...], float]]:
         """(cell, effect), the largest effects of either sign first."""

@@ -66,7 +66,7 @@ def contrasts(
     if direction not in DIRECTIONS:
         raise SettingError(f"no direction {direction!r}; it is {' or '.join(map(repr, DIRECTIONS))}")
     for group in pairs:
-        size = rows_at_once(model.info, group.clean.shape[1], every_position=graphs)
+        size = rows_at_once(model.info, group.clean.shape[1], whole=graphs)
         size = max(1, size // model.info.n_layers) if graphs else size
         for begin in range(0, len(group), size):
             batch = group[begin : begin + size]

@@ -187,10 +187,10 @@ def ablate(
         return Edit(site, lambda part, value: value.expand_as(part).clone(), (value,), positions, heads, name)
     if how == "mean":
         raise EditError("mean ablation needs value=, the mean activation")
-    return Edit(site, lambda part: part[_cycle(len(part), seed)], (), positions, heads, name)
+    return Edit(site, lambda part: part[random_cycle(len(part), seed)], (), positions, heads, name)
 
 
-def _cycle(n_rows: int, seed: int) -> Tensor:
+def random_cycle(n_rows: int, seed: int) -> Tensor:
     """A permutation that is one random cycle, so that no row keeps its own activation."""
     if n_rows < 2:
         raise EditError("a batch of one row has no other row to resample from; give value=, from another run")

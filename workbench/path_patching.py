@@ -8,7 +8,7 @@ are made once; many senders share each pass.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from jaxtyping import Bool, Float
@@ -17,33 +17,18 @@ from torch import Tensor
 from workbench import sites as site_names
 from workbench.cells import cell_labels
 from workbench.contrast import Contrast, Pairs, contrasts, groups
-from workbench.edits import Edit, Selection
+from workbench.edits import Edit
 from workbench.errors import SettingError
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
 from workbench.patching import PatchingResult, result
 from workbench.suffix import BaseRun
-from workbench.sweep import OnProgress, cut, grid, masked, put, sweep
+from workbench.sweep import OnProgress, Place, cut, grid, masked, put, sweep
 
 HEADS, MLPS, EMBEDDING = "blocks.*.attn.hook_z", "blocks.*.hook_mlp_out", "blocks.0.hook_resid_pre"
 SCALES = ("blocks.*.ln1.hook_scale", "blocks.*.ln2.hook_scale", "ln_final.hook_scale")
 SENDERS = (HEADS, "blocks.*.hook_attn_out", MLPS, EMBEDDING)
 RECEIVERS = ("blocks.*.attn.hook_q", "blocks.*.attn.hook_k", "blocks.*.attn.hook_v", MLPS)
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """Where a path ends: the queries, keys or values of heads, or an MLP, named by its output."""
-
-    site: str
-    """One of `RECEIVERS`; `*` takes every layer."""
-    heads: Selection = None
-    """All, by default. Keys and values have `n_kv_heads`."""
-    positions: Selection = None
-
-    def __str__(self) -> str:
-        chosen = [f"{name} {value}" for name, value in (("heads", self.heads), ("positions", self.positions))]
-        return ", ".join([self.site, *(text for text in chosen if not text.endswith(" None"))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +52,7 @@ def path_patching(
     model: HookedModel,
     pairs: Pairs,
     senders: str = HEADS,
-    receivers: Sequence[Receiver] = (),
+    receivers: Sequence[Place] = (),
     by: Sequence[str] = ("head",),
     *,
     metric: Metric = LOGIT_DIFFERENCE,
@@ -79,18 +64,20 @@ def path_patching(
     """Patch the paths from every sender to the receivers, one sender at a time.
 
     `senders`: heads by their `hook_z`, whole `hook_attn_out` or `hook_mlp_out`, or the embedding, by
-    `blocks.0.hook_resid_pre`; `by` tells them apart as in `activation_patching`. Without `receivers` paths end in the
-    logits. On the way, heads are always frozen to the run patched into. MLPs "recompute" what comes of their changed
-    input, so that paths through them count, or "freeze"; the scales of norms likewise. After the receivers nothing is
-    frozen. A sender that comes after every receiver has no effect.
+    `blocks.0.hook_resid_pre`; `by` tells them apart as in `activation_patching`. `receivers`: queries, keys or values
+    of heads, or MLPs, named by their `hook_mlp_out`, whose input is meant; without any, paths end in the logits.
+
+    On the way, heads are always frozen to the run patched into. MLPs "recompute" what comes of their changed input, so
+    that paths through them count, or "freeze"; the scales of norms likewise. After the receivers nothing is frozen. A
+    sender that comes after every receiver has no effect.
 
     Raises `PromptError`, `UnknownSite`, `EditError`, `SettingError`, also for frozen norms where the model has more
     norms than a pre-norm block.
     """
-    _check(model, senders, mlps, norms)
+    _check(model, senders, receivers, mlps, norms)
     frozen = {HEADS, *[MLPS] * (mlps == "freeze"), *SCALES * (norms == "freeze")}
     held = [site for site in model.sites if {site, _pattern(site)} & frozen]
-    ends = [end for receiver in receivers for end in _each(model, receiver)]
+    ends = [end for receiver in receivers for end in receiver.each(model)]
     listed, parts, done = groups(pairs, by), [], 0
     for contrast in contrasts(model, listed, [senders, *held], metric, direction):
         cells = grid(contrast.into, senders, by)
@@ -105,20 +92,15 @@ def path_patching(
     return result("path patching", senders, by, task, metric, direction, labels, parts, PathPatchingResult, **more)
 
 
-def _check(model: HookedModel, senders: str, mlps: str, norms: str) -> None:
+def _check(model: HookedModel, senders: str, receivers: Sequence[Place], mlps: str, norms: str) -> None:
     if not {senders, _pattern(senders)} & set(SENDERS):
         raise SettingError(f"paths cannot start at {senders}; they start at {', '.join(SENDERS)}")
+    if wrong := [end.site for end in receivers if _pattern(end.site) not in RECEIVERS]:
+        raise SettingError(f"paths cannot end at {wrong[0]}; they end at {', '.join(RECEIVERS)}, or in the logits")
     if wrong := [way for way in (mlps, norms) if way not in ("recompute", "freeze")]:
         raise SettingError(f"on the way, MLPs and norms 'recompute' or 'freeze'; {wrong[0]!r} is neither")
     if norms == "freeze" and hasattr(model.bridge.blocks[0], "ln1_post"):
         raise SettingError(f"{model.info.architecture} has norms after its sublayers, too; they cannot be frozen")
-
-
-def _each(model: HookedModel, receiver: Receiver) -> list[Receiver]:
-    """The receiver at each site that it names."""
-    if _pattern(receiver.site) not in RECEIVERS:
-        raise SettingError(f"paths cannot end at {receiver.site}; they end at {', '.join(RECEIVERS)}, or in the logits")
-    return [replace(receiver, site=site) for site in site_names.expand(receiver.site, model.sites)]
 
 
 def _pattern(site: str) -> str:
@@ -127,7 +109,7 @@ def _pattern(site: str) -> str:
 
 def _effect(
     contrast: Contrast,
-    ends: Sequence[Receiver],
+    ends: Sequence[Place],
     held: Sequence[str],
     site: str,
     mask: Bool[Tensor, "copy ..."],
@@ -139,9 +121,9 @@ def _effect(
     later = [end for end in ends if order(end.site) > order(site)]
     if ends and not later:
         return contrast.score(base.logits).expand(copies, -1)
-    arrived: list[tuple[Receiver, Tensor]] = []
+    arrived: list[tuple[Place, Tensor]] = []
 
-    def note(end: Receiver, part: Tensor) -> Tensor:
+    def note(end: Place, part: Tensor) -> Tensor:
         arrived.append((end, part))
         return part
 
@@ -162,7 +144,7 @@ def _effect(
     return contrast.score(run.logits.unflatten(0, (copies, len(base.tokens)))[:, :, -1])
 
 
-def _at(end: Receiver, change: Callable[[Tensor], Tensor]) -> Edit:
+def _at(end: Place, change: Callable[[Tensor], Tensor]) -> Edit:
     return Edit(end.site, change, positions=end.positions, heads=end.heads, name="path patching")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from workbench import sites
@@ -154,9 +154,11 @@ def _agrees(base: BaseRun, start: int) -> bool:
 @contextmanager
 def _last_position_only(model: HookedModel) -> Iterator[None]:
     """Within the context, logits are computed at the last position only."""
-    handle = model.bridge.unembed.register_forward_pre_hook(
-        lambda _, inputs: (inputs[0][:, -1:].contiguous(), *inputs[1:])
-    )
+
+    def cut(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][:, -1:].contiguous(), *inputs[1:])  # a strided input would be multiplied row by row
+
+    handle = model.bridge.unembed.register_forward_pre_hook(cut)
     try:
         yield
     finally:

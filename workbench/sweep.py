@@ -5,16 +5,17 @@ activation. A run with one cell changed starts at that cell's layer and position
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench import sites as site_names
-from workbench.edits import Edit
+from workbench.edits import Edit, Selection, Window
 from workbench.errors import SettingError
 from workbench.info import ModelInfo
+from workbench.model import HookedModel
 from workbench.suffix import RESID, BaseRun
 
 Substitute = Callable[[str, Tensor, slice], Tensor]
@@ -29,6 +30,30 @@ OVERHEAD = {True: 5_000_000, False: 500_000_000}
 """Cost of a layer that computes next to nothing, in positions · d_model², on a CPU (True) and elsewhere."""
 ELEMENTS = 2**24
 """The largest activation that a forward pass may make, in numbers; it bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the activations: some heads at some positions of a site, or of every layer's."""
+
+    site: str
+    heads: Selection = None
+    """All, by default. Keys and values have `n_kv_heads`."""
+    positions: Selection = None
+
+    def __str__(self) -> str:
+        parts = [f", {name} {value}" for name, value in (("heads", self.heads), ("positions", self.positions))]
+        return self.site + "".join(part for part in parts if not part.endswith(" None"))
+
+    def each(self, model: HookedModel) -> list["Place"]:
+        """The place at each site that it names. Raises `UnknownSite`."""
+        return [replace(self, site=site) for site in site_names.expand(self.site, model.sites)]
+
+    def mask(self, activation: Float[Tensor, "batch ..."]) -> Bool[Tensor, "copy ..."]:
+        """Which entries of one prompt's activation it covers. Raises `EditError` if there are no such."""
+        length = activation.shape[site_names.axes(self.site).position]
+        edit = Edit(self.site, torch.ones_like, positions=self.positions, heads=self.heads, name="selection")
+        return edit.apply(torch.zeros_like(activation[:1]), self.site, Window(0, length, length, length)).bool()
 
 
 def axes(site: str) -> dict[str, int]:
@@ -171,8 +196,8 @@ def put(values: Mapping[str, Float[Tensor, "batch ..."]]) -> Substitute:
     return lambda site, part, positions: cut(site, values[site], positions).to(part)
 
 
-def rows_at_once(info: ModelInfo, n_pos: int, start: int = 0, every_position: bool = False) -> int:
+def rows_at_once(info: ModelInfo, n_pos: int, start: int = 0, whole: bool = False) -> int:
     """How many prompts fit a forward pass, so that none of its activations is larger than `ELEMENTS`."""
     computed = n_pos - start
     widest = max(info.d_mlp or 0, 4 * info.d_model, info.n_heads * n_pos)
-    return max(1, ELEMENTS // max(computed * widest, info.d_vocab * (n_pos if every_position else 1)))
+    return max(1, ELEMENTS // max(computed * widest, info.d_vocab * (n_pos if whole else 1)))

@@ -28,6 +28,8 @@ class Palette:
     surface: str
     indigo: tuple[str, ...]
     """Sequential scale, from the surface's own colour to the strongest."""
+    diverging: tuple[str, ...]
+    """From the strongest rose for what is below zero, through the surface's own colour, to the strongest indigo."""
 
 
 LIGHT_PALETTE = Palette(
@@ -36,6 +38,7 @@ LIGHT_PALETTE = Palette(
     line="#e3e6eb",
     surface="#ffffff",
     indigo=("#f6f7fb", "#dfe4fa", "#b7c2f3", "#8799e8", "#5a70da", "#3b4fc0", "#293894"),
+    diverging=("#8c1d43", "#d4587c", "#f0bccb", "#fafafc", "#b7c2f3", "#5a70da", "#293894"),
 )
 DARK_PALETTE = Palette(
     ink="#e6e9ef",
@@ -43,6 +46,7 @@ DARK_PALETTE = Palette(
     line="#2a303b",
     surface="#171b22",
     indigo=("#1c212b", "#252e4d", "#33427c", "#4a5fb4", "#6f86de", "#a0b2f4", "#dbe3ff"),
+    diverging=("#ffd3df", "#d4587c", "#5e2a3d", "#1a1e26", "#33427c", "#6f86de", "#dbe3ff"),
 )
 PALETTES = {LIGHT: LIGHT_PALETTE, DARK: DARK_PALETTE}
 
@@ -88,7 +92,7 @@ def template(palette: Palette) -> go.layout.Template:
                 "font": {"family": FONT, "size": 12, "color": palette.surface},
                 "align": "left",
             },
-            "colorscale": {"sequential": scale(palette.indigo)},
+            "colorscale": {"sequential": scale(palette.indigo), "diverging": list(palette.diverging)},
             "annotationdefaults": {"font": {"size": 11, "color": palette.muted}, "showarrow": False},
             "shapedefaults": {"line": {"color": AMBER, "width": 2}},
         },
