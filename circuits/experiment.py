@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import RESAMPLE, Ablation
-from circuits.graph import Edges, Graph
+from circuits.graph import Graph
 from circuits.layout import Layout, Trace, take_apart
-from circuits.runs import run_circuits
+from circuits.runs import Gates, run_circuits
 from workbench.errors import PromptError, SettingError
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
@@ -170,12 +170,13 @@ class Experiment:
         ).cpu()
 
     def logits(
-        self, circuits: Edges, *, known: int = 1
+        self, circuits: Gates, *, known: int = 1
     ) -> Iterator[tuple[Batch, Float[Tensor, "circuit example d_vocab"]]]:
         """Logits at the last position with only the edges of each circuit in place, batch by batch of the pairs.
 
-        `circuits` has a leading axis. They are run together; what is the same in all is computed once. The first
-        `known` sources are clean in all of them (see `run_circuits`).
+        `circuits` has a leading axis; gates between 0 and 1 let a share of a difference through. They are run
+        together; what is the same in all is computed once. The first `known` sources are clean in all of them (see
+        `run_circuits`).
         """
         circuits = circuits.to(self.device)
         if circuits.ndim > 3 and circuits.shape[1] != self.length:
@@ -189,6 +190,6 @@ class Experiment:
                 ]
             yield batch, torch.cat(parts)
 
-    def values(self, circuits: Edges, *, known: int = 1) -> Float[Tensor, "circuit example"]:
+    def values(self, circuits: Gates, *, known: int = 1) -> Float[Tensor, "circuit example"]:
         """The metric of each example with only the edges of each circuit in place; see `logits`."""
         return torch.cat([batch.values(logits) for batch, logits in self.logits(circuits, known=known)], dim=1).cpu()

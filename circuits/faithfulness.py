@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuits.experiment import Experiment
 from circuits.graph import Edges
-from circuits.scores.result import EdgeScores, Ranking
+from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 from workbench.metrics import KL
 
@@ -34,7 +34,7 @@ class Faithfulness:
     """Circuits of growing size, and what each does."""
 
     method: str
-    ranking: Ranking
+    ranking: str
     sizes: tuple[float, ...]
     """Nominal shares of the graph's edges."""
     n_edges: tuple[int, ...]
@@ -95,7 +95,7 @@ def faithfulness(
     experiment: Experiment,
     scores: EdgeScores,
     *,
-    ranking: Ranking = "signed",
+    ranking: str = "signed",
     sizes: Sequence[float] = MIB_SIZES,
 ) -> Faithfulness:
     """f, KL and the areas for circuits of the best edges, int(size · all edges) of them at each size.

@@ -4,7 +4,6 @@ Hanna, Pezzelle & Belinkov 2024, "Have Faith in Faithfulness" (arXiv:2403.17806)
 """
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,10 +14,8 @@ from circuits.scores.gradients import Accumulator, Gradients, at_points, gradien
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 
-Rule = Literal["paper", "published_code", "midpoint"]
 
-
-def shares(steps: int, rule: Rule) -> list[float]:
+def shares(steps: int, rule: str) -> list[float]:
     """Where on the way from the ablated (0) to the clean (1) run gradients are taken.
 
     paper: k / steps for k = 1 .. steps (Hanna et al. 2024, eq. 3), the clean run among them. published_code: k = 0 ..
@@ -34,7 +31,7 @@ def shares(steps: int, rule: Rule) -> list[float]:
 
 
 def eap_ig_inputs(
-    experiment: Experiment, *, steps: int = 5, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 5, rule: str = "paper", by_position: bool = False
 ) -> EdgeScores:
     """EAP-IG: the mean of the gradients on the way from the ablated to the clean *embedding*.
 
@@ -45,14 +42,15 @@ def eap_ig_inputs(
 
 
 def eap_ig_activations(
-    experiment: Experiment, *, steps: int = 5, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 5, rule: str = "paper", by_position: bool = False
 ) -> EdgeScores:
     """EAP-IG on activations: the source itself goes from ablated to clean, everything else stays as it is.
 
     Integrated gradients as of Marks et al. 2024 (arXiv:2403.19647, eq. 3), layer by layer: what one layer of heads, or
     one MLP, adds is moved from ablated to clean, and its own edges are scored with the mean of the gradients after it.
     Only the layers after it are run. With `rule="published_code"`, as EAP-IG 2.0 has it instead: every edge is scored
-    in all of these runs, and the mean of them all is taken.
+    in all of these runs, and the mean of them all is taken; that is not exact even in a linear model, as every run
+    cuts the paths through the layer that is moved.
     """
     total = Accumulator(experiment, by_position)
     stages = range(-1, len(experiment.graph.spans) - 1)

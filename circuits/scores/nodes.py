@@ -11,7 +11,7 @@ from circuits.circuit import Circuit
 from circuits.experiment import Experiment
 from circuits.graph import Graph
 from circuits.scores.gradients import Accumulator, between, gradients
-from circuits.scores.ig import Rule, shares
+from circuits.scores.ig import shares
 from workbench.errors import SettingError
 
 
@@ -50,7 +50,7 @@ def between_nodes(graph: Graph, chosen: Bool[Tensor, " source"]) -> Bool[Tensor,
 
 
 def node_attribution(
-    experiment: Experiment, *, steps: int = 1, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 1, rule: str = "paper", by_position: bool = False
 ) -> NodeScores:
     """(ablated - clean) · gradient at the residual stream where the node writes, as of Nanda 2023.
 

@@ -14,7 +14,6 @@ from circuits.graph import Edges, Graph, graph_from_json
 from workbench.errors import DamagedFile, SettingError
 from workbench.files import write_tensors
 
-Ranking = Literal["signed", "absolute"]
 Kind = Literal["effect", "importance"]
 
 
@@ -37,7 +36,7 @@ class EdgeScores:
     """The effect of each source as a whole, where the method gives it."""
     kind: Kind = "effect"
 
-    def importance(self, ranking: Ranking = "absolute") -> Float[Tensor, "*pos destination source"]:
+    def importance(self, ranking: str = "absolute") -> Float[Tensor, "*pos destination source"]:
         """What edges are ranked by, the largest first.
 
         absolute: the size of the effect. signed: the effect in the direction in which ablating *all* edges moves the
@@ -49,7 +48,7 @@ class EdgeScores:
             return self.values.abs()
         return -self.values if self.facts["ablated"] <= self.facts["clean"] else self.values
 
-    def top(self, n_edges: int, ranking: Ranking = "absolute") -> Edges:
+    def top(self, n_edges: int, ranking: str = "absolute") -> Edges:
         """The set of the first `n_edges` edges; ties go to the edge that is computed first."""
         exists = self.graph.edges.expand(self.values.shape)
         order = self.importance(ranking)[exists].argsort(descending=True, stable=True)
@@ -61,7 +60,7 @@ class EdgeScores:
         edges[exists] = chosen
         return edges
 
-    def circuit(self, n_edges: int, ranking: Ranking = "absolute") -> Circuit:
+    def circuit(self, n_edges: int, ranking: str = "absolute") -> Circuit:
         """The circuit of the first `n_edges` edges, pruned of those on no path from the input to the logits."""
         facts = {"method": self.method, "ranking": ranking, "n_edges": n_edges, **self.facts}
         return Circuit(self.graph, self.top(n_edges, ranking), facts).pruned()

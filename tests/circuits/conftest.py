@@ -40,16 +40,18 @@ OUTPUT = Metric("output", lambda logits, pairs, clean: logits[..., 0])
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Nodes side by side, each a matrix [d d] that turns what it reads into what it writes."""
+    """Nodes side by side, each a matrix [d d] that turns what it reads into what it writes, and something added."""
 
     matrices: Tensor
+    constant: Tensor | None = None
     coupled: bool = False
 
     def taps(self, stream):
         return (stream.expand(len(self.matrices), *stream.shape) * 1,)
 
     def emit(self, taps):
-        return torch.einsum("vnsd,vde->nsve", taps[0], self.matrices)
+        out = torch.einsum("vnsd,vde->nsve", taps[0], self.matrices)
+        return out if self.constant is None else out + self.constant
 
     def added(self, state):
         return state.sum(2)
@@ -61,7 +63,8 @@ class Blocks:
         return which
 
     def split(self, reads, which):
-        return torch.einsum("cvnsd,vde->cvnse", reads, self.matrices[which])
+        out = torch.einsum("cvnsd,vde->cvnse", reads, self.matrices[which])
+        return out if self.constant is None else out + self.constant[which, None, None]
 
     def pull(self, stream, gradients, positions):
         return gradients[0][:, :, positions]
@@ -71,7 +74,7 @@ class Blocks:
         return (torch.cat([tap[:destination], read[None], tap[destination + 1 :]]),)
 
 
-def machine(layers: list[Tensor], readout, embedding: Tensor) -> Layout:
+def machine(layers: list[Tensor], readout, embedding: Tensor, constant: Tensor | None = None) -> Layout:
     """Layers of `Blocks` on a residual stream, and what becomes of it; `embedding` has a row for each token."""
     sources, destinations, spans = ["input"], [], []
     feeds = []
@@ -88,7 +91,7 @@ def machine(layers: list[Tensor], readout, embedding: Tensor) -> Layout:
     for pair in feeds:
         fed[pair] = True
     graph = Graph(tuple(sources), tuple(destinations), tuple(spans), fed)
-    stages = (*(Blocks(matrices) for matrices in layers), Whole(lambda stream: readout(stream[:, -1])))
+    stages = (*(Blocks(matrices, constant) for matrices in layers), Whole(lambda stream: readout(stream[:, -1])))
     return Layout(graph, stages, lambda tokens: embedding[tokens], "machine")
 
 

@@ -148,7 +148,21 @@ def test_or_gate(or_gate):
         assert eap(gate).values[into, ways].tolist() == [0, 0]
         assert at_points(gate, [0.0], "at ablated", False).values[into, ways].tolist() == [-1, -1]
         assert clean_corrupted(gate).values[into, ways].tolist() == [-0.5, -0.5]
-        assert mask_gradient(gate, steps=20).values[into, ways].sum() == pytest.approx(-1, abs=0.05)
+        # with all gates at g, s = 2g² < 1 to g = √½: the slope at each of the four gates is g
+        slopes = mask_gradient(gate, steps=400).values[gate.graph.edges].tolist()
+        assert slopes == pytest.approx([-0.25, -0.25, 0, -0.25, -0.25], abs=2e-3)
+
+
+def test_or_gate_of_constants():
+    """Each node writes 1, whatever it reads; zero ablation. On the way of all masks s = 2g, and the slope is 1 to ½."""
+    ones = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    layout = machine(
+        [torch.zeros(2, 2, 2)], lambda stream: 1 - torch.relu(1 - stream[..., 1:]), torch.zeros(2, 2), constant=ones
+    )
+    gate = Experiment(layout, one_pair(), OUTPUT, ZERO)
+    assert float(gate.ablated - gate.clean) == -1
+    assert mask_gradient(gate, steps=400).values[2].tolist() == pytest.approx([0, -0.5, -0.5], abs=2e-3)
+    assert exact_effects(gate).values[2].tolist() == eap(gate).values[2].tolist() == [0, 0, 0]
 
 
 def test_acdc_keeps_one_way_through_the_or_gate(or_gate):
@@ -187,17 +201,19 @@ def test_micro_model(micro_model):
 def test_in_a_linear_model_every_method_is_exact(micro_model):
     exact = exact_effects(micro_model).values
     assert exact[micro_model.graph.edges].abs().min() > 0
-    for method in METHODS.values():
+    for name, method in METHODS.items():
+        if name == "published activations":
+            continue  # its runs cut the paths through the layer that they move
         assert torch.allclose(method(micro_model).values, exact, atol=1e-4)
 
 
 # ACDC
 
 
-@pytest.mark.parametrize("threshold", [0.002, 0.02])
-def test_bets_give_the_circuit_of_the_published_algorithm(model, threshold):
-    experiment = Experiment(model, random_pairs(n=2, length=6), KL)
-    plain, fast = acdc(experiment, threshold, at_once=1), acdc(experiment, threshold)
+@pytest.mark.parametrize("architecture", ["gpt2", "neox", "gemma2"])
+def test_bets_give_the_circuit_of_the_published_algorithm(model):
+    experiment = Experiment(model, random_pairs(n=2, length=5), KL)
+    plain, fast = acdc(experiment, 0.02, at_once=1), acdc(experiment, 0.02)
     assert torch.equal(plain.circuit.edges, fast.circuit.edges)
     assert plain.passes == plain.tested == fast.tested >= fast.passes
     assert 0 < fast.circuit.n_edges < experiment.graph.n_edges
@@ -205,16 +221,16 @@ def test_bets_give_the_circuit_of_the_published_algorithm(model, threshold):
 
 def test_acdc_step_by_step(hooked):
     """Against the algorithm as it is published: one edge after the other, every run from the start, nothing skipped."""
-    experiment = Experiment(hooked("llama"), random_pairs(n=2, length=6), KL)
+    experiment = Experiment(hooked("llama"), random_pairs(n=2, length=5), KL)
     edges, harm = experiment.graph.edges.clone(), 0.0
     for destination, source in experiment.graph.edges.nonzero().flip(0).tolist():
         edges[destination, source] = False
         new = float(experiment.values(edges[None]).double().mean())
-        if new - harm < 0.01:
+        if new - harm < 0.02:
             harm = new
         else:
             edges[destination, source] = True
-    assert torch.equal(acdc(experiment, 0.01).circuit.edges, edges)
+    assert torch.equal(acdc(experiment, 0.02).circuit.edges, edges)
 
 
 def test_acdc_refuses_what_makes_no_sense(or_gate):
