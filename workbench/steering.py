@@ -1,6 +1,5 @@
 """Steering: a direction added to the residual stream, clamped there or taken out of it, while the model writes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench import edits
@@ -8,7 +7,7 @@ from workbench.directions import Direction
 from workbench.edits import Edit, Selection
 from workbench.errors import SettingError
 from workbench.generation import Generation
-from workbench.model import HookedModel
+from workbench.model import HookedModel, Prompts
 
 HOW = ("add", "clamp", "ablate")
 
@@ -63,7 +62,7 @@ class Steered:
 def steer(
     model: HookedModel,
     direction: Direction,
-    prompts: Sequence[str],
+    prompts: Prompts,
     dose: float | int = 1.0,
     how: str = "add",
     *,
@@ -76,5 +75,5 @@ def steer(
     """
     direction.check(model)
     edit = steering_edit(direction, dose, how, positions=positions)
-    plain, steered = (model.generate_batch(list(prompts), edits=chosen, **sampling) for chosen in ([], [edit]))
+    plain, steered = (model.generate_batch(prompts, edits=chosen, **sampling) for chosen in ([], [edit]))
     return Steered(direction, how, float(dose), plain, steered)

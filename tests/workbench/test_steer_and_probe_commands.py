@@ -74,7 +74,7 @@ def test_labels_of_ones_own(capsys, tmp_path, spans):
         (steer, ["--direction", "none.safetensors"], 1, "none.safetensors is missing"),
         (steer, ["--concept", "glad", "--site", "blocks.7.hook_resid_post"], 1, "its layers are 0 to 3"),
         (probe, ["--concepts", "gald", "--tokens", "500"], 1, "no labels of 'gald'; did you mean 'glad'?"),
-        (probe, ["--tokens", "200"], 1, "no label is in 5 documents of tinytown"),
+        (probe, ["--concepts", "negated", "--tokens", "100"], 1, "no label is in 5 documents of tinytown"),
         (probe, ["--folds", "1"], 2, "--folds must be 2 or more, not 1"),
         (probe, ["--labels", "none.jsonl"], 1, "No such file or directory: none.jsonl"),
         (probe, ["--site", "hook_nowhere"], 1, "this model has no site 'hook_nowhere'"),

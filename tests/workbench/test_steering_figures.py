@@ -39,10 +39,8 @@ def test_probes():
 
 def test_transfer():
     labels = torch.arange(100) % 2 == 0
-    groups = {
-        name: group(torch.randn(100, 4, generator=torch.Generator().manual_seed(i)), labels)
-        for i, name in enumerate("ab")
-    }
+    rows = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
+    groups = {"a": group(rows[0], labels), "b": group(rows[1], labels)}
     result = transfer(groups)
     figure = probing.transfer(result)
     assert np.array(figure.data[0].z) == pytest.approx(result.auroc[0].numpy())

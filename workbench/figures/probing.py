@@ -51,8 +51,9 @@ def scores(result: "Probes", measure: str = "f1") -> go.Figure:
     return describe(
         figure,
         f"Probes: {name}",
-        f"Rows: concepts, those that the last site tells most of on top. Columns: sites. Colour: {name}, {means}. Measured on documents that "
-        f"the probe was not trained on: {result.n_rows:,} rows of {result.n_documents:,} documents.",
+        f"Rows: concepts, those that the last site tells best on top. Columns: sites. Colour: {name}, {means}. "
+        "Measured on documents that the probe was not trained on: "
+        f"{result.n_rows:,} rows of {result.n_documents:,} documents.",
     )
 
 
