@@ -23,37 +23,10 @@ from workbench.in_context import in_context
 from workbench.metrics_log import MetricsLog, read_log
 from workbench.model import HookedModel, load_model
 from workbench.prompts import PromptPairs, read_pairs
+from workbench.study import Study
 from workbench.tinytown.evaluation import score
 from workbench.tinytown.language import Language
 from workbench.tinytown.tasks import TASKS, task_prompts
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is measured of every checkpoint."""
-
-    corpus: str = "tinytown:passages"
-    """What the loss is measured on: "tinytown:passages" (repeated random words), "tinytown", a file, a dataset id."""
-    contexts: int = 64
-    """Contexts of it."""
-    context: int | None = None
-    """Tokens in a context; by default as many as the model reads, up to 512."""
-    tasks: tuple[str, ...] = ()
-    """Tinytown's tasks by name, or .jsonl or .csv files of prompt pairs."""
-    examples: int = 100
-    """Prompts a Tinytown task."""
-    sequences: int = 16
-    """Sequences of repeated random tokens, for the scores of heads."""
-    seed: int = 0
-    """Of the corpus's order, the prompts and the random tokens."""
-
-    def __post_init__(self) -> None:
-        for name in ("examples", "sequences"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for task in self.tasks:
-            if task not in TASKS and not Path(task).is_file():
-                raise SettingError(f"{task!r} is neither a file of prompt pairs nor a task: {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +175,9 @@ def dynamics(
     study and the same weights. `on_snapshot` is called with (number done, number of all, snapshot).
     Raises `SettingError`, and what reading models and corpora raises.
     """
+    for task in study.tasks:
+        if task not in TASKS and not Path(task).is_file():
+            raise SettingError(f"{task!r} is neither a file of prompt pairs nor a task: {', '.join(TASKS)}")
     places = find_checkpoints(patterns)
     known = {record["key"]: record for record in read_log(log) if "key" in record} if log else {}
     snapshots = []

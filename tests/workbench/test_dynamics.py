@@ -11,13 +11,14 @@ from workbench import dynamics as module
 from workbench.cli.dynamics import command
 from workbench.cli.main import run_command
 from workbench.corpus import open_corpus
-from workbench.dynamics import Rise, Study, dynamics, find_checkpoints, rise
+from workbench.dynamics import Rise, dynamics, find_checkpoints, rise
 from workbench.errors import DamagedFile, SettingError
 from workbench.figures import dynamics as figures
 from workbench.heads import head_scores
 from workbench.in_context import in_context
 from workbench.model import load_model
 from workbench.prompts import read_pairs
+from workbench.study import Study
 from workbench.tinytown import MODEL_DIR
 from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.training import Step, keep_checkpoints, train_model
@@ -182,11 +183,11 @@ def test_a_rise_is_where_a_curve_goes_from_a_tenth_to_nine_tenths():
         (["--tasks", "walking"], 1, "'walking' is neither a file of prompt pairs nor a task: ioi, "),
         (["--tasks", "ioi"], 1, "has not Tinytown's vocabulary, so that task ioi is not for it"),
         (["--corpus", "tinytown"], 1, "the tinytown corpus fits only models with its vocabulary"),
-        (["--sequences", "0"], 1, "sequences is 0; it must be at least 1"),
-        (["--contexts", "0"], 1, "contexts is 0; an interval takes at least 2"),
+        (["--sequences", "0"], 2, "sequences must be at least 1, not 0"),
+        (["--contexts", "0"], 2, "contexts must be at least 2, not 0"),
         (["--context", "1"], 1, "context must be at least 2 tokens, not 1"),
         (["--context", "1000"], 1, "contexts of 1000 tokens; this model takes at most 64"),
-        (["--seed", "-1"], 1, "seed must be 0 or more, not -1"),
+        (["--seed", "-1"], 2, "seed must be at least 0, not -1"),
         (["--figure", "a.png"], 2, "--figure is an .html or .json file, not a.png"),
     ],
 )
