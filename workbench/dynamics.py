@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.checkpoint_study import CheckpointStudy
 from workbench.corpus import open_corpus
 from workbench.errors import DamagedFile, SettingError
 from workbench.heads import KINDS, head_scores
@@ -26,34 +27,6 @@ from workbench.prompts import PromptPairs, read_pairs
 from workbench.tinytown.evaluation import score
 from workbench.tinytown.language import Language
 from workbench.tinytown.tasks import TASKS, task_prompts
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is measured of every checkpoint."""
-
-    corpus: str = "tinytown:passages"
-    """What the loss is measured on: "tinytown:passages" (repeated random words), "tinytown", a file, a dataset id."""
-    contexts: int = 64
-    """Contexts of it."""
-    context: int | None = None
-    """Tokens in a context; by default as many as the model reads, up to 512."""
-    tasks: tuple[str, ...] = ()
-    """Tinytown's tasks by name, or .jsonl or .csv files of prompt pairs."""
-    examples: int = 100
-    """Prompts a Tinytown task."""
-    sequences: int = 16
-    """Sequences of repeated random tokens, for the scores of heads."""
-    seed: int = 0
-    """Of the corpus's order, the prompts and the random tokens."""
-
-    def __post_init__(self) -> None:
-        for name in ("examples", "sequences"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for task in self.tasks:
-            if task not in TASKS and not Path(task).is_file():
-                raise SettingError(f"{task!r} is neither a file of prompt pairs nor a task: {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +66,7 @@ class Rise:
 class Dynamics:
     """The snapshots of a sequence of checkpoints, in order."""
 
-    study: Study
+    study: CheckpointStudy
     unit: str
     """What the numbers of the checkpoints count, as their names say: "tokens", "steps", or "checkpoint"."""
     snapshots: tuple[Snapshot, ...]
@@ -191,7 +164,7 @@ def _unit(name: str) -> str:
 
 def dynamics(
     patterns: Sequence[str],
-    study: Study,
+    study: CheckpointStudy,
     *,
     log: str | Path | None = None,
     on_snapshot: Callable[[int, int, Snapshot], None] | None = None,
@@ -202,6 +175,9 @@ def dynamics(
     study and the same weights. `on_snapshot` is called with (number done, number of all, snapshot).
     Raises `SettingError`, and what reading models and corpora raises.
     """
+    for task in study.tasks:
+        if task not in TASKS and not Path(task).is_file():
+            raise SettingError(f"{task!r} is neither a file of prompt pairs nor a task: {', '.join(TASKS)}")
     places = find_checkpoints(patterns)
     known = {record["key"]: record for record in read_log(log) if "key" in record} if log else {}
     snapshots = []
@@ -218,7 +194,7 @@ def dynamics(
     return Dynamics(study, units.pop() if len(units) == 1 else "checkpoint", tuple(snapshots))
 
 
-def _key(path: Path, study: Study) -> str:
+def _key(path: Path, study: CheckpointStudy) -> str:
     """A hash of what a snapshot depends on: study and its files, the checkpoint's name and files."""
     digest = hashlib.blake2b(json.dumps([path.name, asdict(study)]).encode(), digest_size=16)
     files = [Path(name) for name in (study.corpus, *study.tasks) if Path(name).is_file()]
@@ -236,7 +212,7 @@ def _known(record: dict, log: str | Path) -> Snapshot:
         raise DamagedFile(f"{log} is not the log of such a study; choose another") from None
 
 
-def _snapshot(place: Place, study: Study) -> Snapshot:
+def _snapshot(place: Place, study: CheckpointStudy) -> Snapshot:
     model = load_model(place.path)
     context = min(model.info.n_ctx, 512) if study.context is None else study.context
     corpus = open_corpus(study.corpus, model.tokenizer, context=context, seed=study.seed)
@@ -255,7 +231,7 @@ def _snapshot(place: Place, study: Study) -> Snapshot:
     )
 
 
-def _task(model: HookedModel, name: str, study: Study) -> Iterator[PromptPairs]:
+def _task(model: HookedModel, name: str, study: CheckpointStudy) -> Iterator[PromptPairs]:
     if name not in TASKS:
         yield from read_pairs(name, model)
         return

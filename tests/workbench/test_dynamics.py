@@ -8,10 +8,11 @@ import torch
 
 from tests.checkpoints import save_checkpoint
 from workbench import dynamics as module
+from workbench.checkpoint_study import CheckpointStudy
 from workbench.cli.dynamics import command
 from workbench.cli.main import run_command
 from workbench.corpus import open_corpus
-from workbench.dynamics import Rise, Study, dynamics, find_checkpoints, rise
+from workbench.dynamics import Rise, dynamics, find_checkpoints, rise
 from workbench.errors import DamagedFile, SettingError
 from workbench.figures import dynamics as figures
 from workbench.heads import head_scores
@@ -37,7 +38,7 @@ def home(tmp_path, architecture):
 
 @pytest.fixture
 def study(home):
-    return Study(
+    return CheckpointStudy(
         corpus=str(home / "text.txt"), contexts=4, context=16, tasks=(str(home / "pairs.jsonl"),), sequences=2, seed=3
     )
 
@@ -76,7 +77,11 @@ def three(tmp_path):
     for seed, step in enumerate((2, 10, 1)):
         save_checkpoint(tmp_path / "run" / f"step-{step}", "llama", seed)
     (tmp_path / "text.txt").write_text("\n\n".join(["The cat sat on the mat, and the dog ran after the cat."] * 9))
-    return [f"{tmp_path}/run/*"], Study(corpus=str(tmp_path / "text.txt"), contexts=4, context=16), tmp_path / "log"
+    return (
+        [f"{tmp_path}/run/*"],
+        CheckpointStudy(corpus=str(tmp_path / "text.txt"), contexts=4, context=16),
+        tmp_path / "log",
+    )
 
 
 def counted(monkeypatch):
@@ -182,11 +187,11 @@ def test_a_rise_is_where_a_curve_goes_from_a_tenth_to_nine_tenths():
         (["--tasks", "walking"], 1, "'walking' is neither a file of prompt pairs nor a task: ioi, "),
         (["--tasks", "ioi"], 1, "has not Tinytown's vocabulary, so that task ioi is not for it"),
         (["--corpus", "tinytown"], 1, "the tinytown corpus fits only models with its vocabulary"),
-        (["--sequences", "0"], 1, "sequences is 0; it must be at least 1"),
-        (["--contexts", "0"], 1, "contexts is 0; an interval takes at least 2"),
+        (["--sequences", "0"], 2, "sequences must be at least 1, not 0"),
+        (["--contexts", "0"], 2, "contexts must be at least 2, not 0"),
         (["--context", "1"], 1, "context must be at least 2 tokens, not 1"),
         (["--context", "1000"], 1, "contexts of 1000 tokens; this model takes at most 64"),
-        (["--seed", "-1"], 1, "seed must be 0 or more, not -1"),
+        (["--seed", "-1"], 2, "seed must be at least 0, not -1"),
         (["--figure", "a.png"], 2, "--figure is an .html or .json file, not a.png"),
     ],
 )
@@ -205,7 +210,7 @@ def test_figures_have_a_panel_for_tasks_only_if_there_are_some(three):
     assert len(figures.curves(plain).layout.annotations) == 3
     pairs = log.with_suffix(".jsonl")
     pairs.write_text(json.dumps(PAIR) + "\n")
-    both = dynamics(patterns, Study(**vars(study) | {"tasks": (str(pairs),)}), log=log)
+    both = dynamics(patterns, CheckpointStudy(**vars(study) | {"tasks": (str(pairs),)}), log=log)
     assert len(figures.curves(both).layout.annotations) == 4
     drawn = [trace.name for trace in figures.curves(both).data if trace.showlegend is not False]
     assert drawn[-1] == "log"
@@ -241,7 +246,7 @@ def test_keeping_checkpoints_does_not_change_the_training(tmp_path):
 
 def test_the_bundled_model_as_a_checkpoint(tmp_path):
     shutil.copytree(MODEL_DIR, tmp_path / "tokens-10000000")
-    study = Study(contexts=16, tasks=("ioi", "agreement"), examples=40, sequences=2)
+    study = CheckpointStudy(contexts=16, tasks=("ioi", "agreement"), examples=40, sequences=2)
     (snapshot,) = dynamics([f"{tmp_path}/tokens-*"], study).snapshots
     assert min(snapshot.tasks.values()) > 0.9  # its card says 99.0% and 99.8%
     assert snapshot.second_loss < 0.2

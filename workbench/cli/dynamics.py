@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.checkpoint_study import CheckpointStudy
 from workbench.cli.command import Command
 from workbench.errors import SettingError, WorkbenchError
 
@@ -19,32 +20,19 @@ command = Command(
 )
 
 
-@dataclass(frozen=True)
-class DynamicsOptions:
+@dataclass(frozen=True, kw_only=True)
+class DynamicsOptions(CheckpointStudy):
     """Measure the checkpoints of a training, one after the other, and say when circuits form."""
 
     checkpoints: tuple[str, ...]
     """Model directories, or patterns such as 'runs/model-checkpoints/*'; the last number in a name orders them."""
-    corpus: str = "tinytown:passages"
-    """What the loss is measured on: "tinytown:passages" (repeated random words), "tinytown", a file, a dataset id."""
-    contexts: int = 64
-    """Contexts of it."""
-    context: int | None = None
-    """Tokens in a context; by default as many as the model reads, up to 512."""
-    tasks: tuple[str, ...] = ()
-    """Tinytown's tasks by name, or .jsonl or .csv files of prompt pairs."""
-    examples: int = 100
-    """Prompts a Tinytown task."""
-    sequences: int = 16
-    """Sequences of repeated random tokens, for the scores of heads."""
-    seed: int = 0
-    """Decides the texts, the prompts and the random tokens."""
     out: Path | None = None
     """A file of JSON lines that keeps what was measured; run again, the command measures only what is missing."""
     figure: Path | None = None
     """An .html or .json file for the picture."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.figure is not None and self.figure.suffix not in (".html", ".json"):
             raise SettingError(f"--figure is an .html or .json file, not {self.figure}")
 
@@ -52,11 +40,10 @@ class DynamicsOptions:
 def run(options: DynamicsOptions) -> Dynamics:
     """Measure with a progress bar. Interrupted, it says what is kept and how to go on."""
     from workbench.cli.progress import progress_bar
-    from workbench.dynamics import Snapshot, Study, dynamics
+    from workbench.dynamics import Snapshot, dynamics
     from workbench.files import write_text
 
-    names = ("corpus", "contexts", "context", "tasks", "examples", "sequences", "seed")
-    study = Study(**{name: getattr(options, name) for name in names})
+    study = CheckpointStudy(**{field.name: getattr(options, field.name) for field in fields(CheckpointStudy)})
     with progress_bar() as update:
 
         def show(done: int, of: int, snapshot: Snapshot) -> None:
