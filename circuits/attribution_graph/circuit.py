@@ -101,9 +101,10 @@ class FeatureCircuit:
 
     def __str__(self) -> str:
         """The counts, the scores, and what feeds the likeliest logit."""
-        counts = ", ".join(f"{len(self.of_kind(kind))} {kind}s" for kind in KINDS)
+        numbers = {kind: len(self.of_kind(kind)) for kind in KINDS}
+        counts = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in numbers.items())
         lines = [f"Feature circuit of {self.model} on {self.prompt!r}"]
-        lines.append(f"  {counts}, {len(self.weights):,} links".replace("1 logits", "1 logit"))
+        lines.append(f"  {counts}, {len(self.weights):,} links")
         if self.scores:
             explained = "replacement score {:.3f}, completeness {:.3f}".format(*self.scores)
             lines.append(f"  {explained} (of the whole graph; 1: no influence of errors)")

@@ -62,7 +62,7 @@ class Confirmation:
             flips = "".join(f"{self.flips(kind)[i]:>{w}.0%}" for kind, w in zip(kinds, (9, 12, 12), strict=True))
             kept = "".join(f"{getattr(self, k)[:, i].mean():>{w}.2f}" for k, w in zip(kinds, (9, 12, 12), strict=True))
             lines.append(f"  {size:<14}{flips}      {kept}      {self.predicted[:, i].mean():9.2f}")
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def confirm(
