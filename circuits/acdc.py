@@ -20,7 +20,6 @@ from tqdm import tqdm
 from circuits.circuit import Circuit
 from circuits.experiment import Experiment
 from circuits.graph import Graph
-from circuits.scores.result import facts_of
 from workbench.errors import SettingError
 
 
@@ -40,7 +39,9 @@ class AcdcResult:
 
     def __str__(self) -> str:
         edges = self.circuit.graph.n_edges
-        work = f"{edges:,} edges in {self.passes:,} passes, one after the other ({edges / self.passes:.0f} edges a pass)"
+        work = (
+            f"{edges:,} edges in {self.passes:,} passes, one after the other ({edges / self.passes:.0f} edges a pass)"
+        )
         return f"ACDC at threshold {self.threshold:g}: {work}\n{self.circuit}"
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def acdc(
             search.edges[tuple(here[~alive].T)] = False
             progress.update(int((~alive).sum()))
             search.stage(here[alive], graph.spans[number].reads, progress)
-    facts = {"method": "acdc", "threshold": threshold, **facts_of(experiment)}
+    facts = {"method": "acdc", "threshold": threshold, **experiment.facts}
     return AcdcResult(Circuit(graph, search.edges, facts), threshold, search.tested, search.runs, search.passes)
 
 

@@ -1,7 +1,7 @@
 """Completeness and minimality: does the circuit hold everything that the model uses, and nothing else?
 
-Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593), section 4. F is the mean of the metric, M the model, C
-the circuit and K a set of nodes; to take nodes away is to ablate every edge out of them.
+Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593), section 4. F is the mean of the metric, M the
+model, C the circuit and K a set of nodes; to take nodes away is to ablate every edge out of them.
 
 * complete: for every K within C, F(C \\ K) is near F(M \\ K). What differs points at nodes that stand in for others
   and are missing from the circuit.

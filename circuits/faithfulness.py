@@ -1,7 +1,7 @@
 """Faithfulness: how much of the model's behaviour a circuit has, at each size.
 
-f(C) = (m(C) - m(∅)) / (m(N) - m(∅)), with m the mean of the metric over examples, N the whole model and ∅ the circuit of
-no edges. CPR and CMD are the areas of Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark"
+f(C) = (m(C) - m(∅)) / (m(N) - m(∅)), with m the mean of the metric over examples, N the whole model and ∅ the circuit
+of no edges. CPR and CMD are the areas of Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark"
 (arXiv:2504.13151), over the *nominal* share k of edges, from .001 to 1, on a linear axis:
 
 * CPR = ∫ f dk, how much a method finds that works for the behaviour; edges ranked by *signed* effect;
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuits.experiment import Experiment
 from circuits.graph import Edges
-from circuits.scores.result import EdgeScores, Ranking
+from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 from workbench.metrics import KL
 
@@ -34,7 +34,7 @@ class Faithfulness:
     """Circuits of growing size, and what each does."""
 
     method: str
-    ranking: Ranking
+    ranking: str
     sizes: tuple[float, ...]
     """Nominal shares of the graph's edges."""
     n_edges: tuple[int, ...]
@@ -81,13 +81,13 @@ def area(sizes: Sequence[float], heights: Float[Tensor, " size"]) -> float:
     return float(torch.trapezoid(heights.double(), torch.tensor(sizes, dtype=torch.float64)))
 
 
-def recovered(
-    experiment: Experiment, values: Float[Tensor, "*circuits example"]
-) -> Float[Tensor, "*circuits"]:
+def recovered(experiment: Experiment, values: Float[Tensor, "*circuits example"]) -> Float[Tensor, "*circuits"]:
     """f of circuits, from the metric of each example. Raises `SettingError` if ablating everything changes nothing."""
     clean, ablated = float(experiment.clean.mean()), float(experiment.ablated.mean())
     if clean == ablated:
-        raise SettingError(f"{experiment.metric.name} is {clean:.4g} with and without every edge: there is nothing to explain")
+        raise SettingError(
+            f"{experiment.metric.name} is {clean:.4g} with and without every edge: there is nothing to explain"
+        )
     return (values.mean(-1) - ablated) / (clean - ablated)
 
 
@@ -95,7 +95,7 @@ def faithfulness(
     experiment: Experiment,
     scores: EdgeScores,
     *,
-    ranking: Ranking = "signed",
+    ranking: str = "signed",
     sizes: Sequence[float] = MIB_SIZES,
 ) -> Faithfulness:
     """f, KL and the areas for circuits of the best edges, int(size · all edges) of them at each size.
@@ -119,23 +119,19 @@ def faithfulness(
         recovered(experiment, values),
         torch.stack(kl),
         values,
-        _facts(experiment),
+        experiment.facts,
     )
 
 
 def measure(experiment: Experiment, circuit: Edges) -> tuple[Float[Tensor, " example"], Float[Tensor, ""]]:
     """The metric of each example with only the edges of a circuit in place, and the mean KL from the model."""
+    if torch.equal(circuit, experiment.graph.edges.expand_as(circuit)):
+        return experiment.clean, torch.zeros(())
     metric, kl = [], []
     for batch, logits in experiment.logits(circuit[None]):
         metric.append(batch.values(logits[0]).cpu())
         kl.append(KL(logits[0], batch.pairs, batch.clean.logits).cpu())
     return torch.cat(metric), torch.cat(kl).mean()
-
-
-def _facts(experiment: Experiment) -> dict[str, Any]:
-    from circuits.scores.result import facts_of
-
-    return facts_of(experiment)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +158,8 @@ class RandomBaseline:
 
     def __str__(self) -> str:
         low, high = self.interval
-        text = f"{len(self.f)} random circuits of {self.n_edges:,} edges: f {float(self.f.mean()):.3f} ({low:.3f} to {high:.3f})"
+        mean = f"f {float(self.f.mean()):.3f} ({low:.3f} to {high:.3f})"
+        text = f"{len(self.f)} random circuits of {self.n_edges:,} edges: {mean}"
         return text if self.circuit is None else f"{text}; this one {self.circuit:.3f}, p = {self.p_value:.3g}"
 
 

@@ -25,7 +25,7 @@ from workbench.model import HookedModel
 INPUT, LOGITS = "input", "logits"
 
 Edges = Bool[Tensor, "*pos destination source"]
-"""A set of edges: true where an edge is in it. With a leading axis of positions, an edge of each position for itself."""
+"""A set of edges: true where an edge is in it. With an axis of positions, an edge of each position for itself."""
 
 
 class Span(NamedTuple):

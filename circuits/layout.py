@@ -49,6 +49,7 @@ class Layout:
     graph: Graph
     stages: tuple[Stage, ...]
     embed: Callable[[Int[Tensor, "n pos"]], Stream]
+    name: str = "custom"
 
     def run(self, embedded: Stream, *, taps: bool = False, swap: Mapping[int, Stream] | None = None) -> Trace:
         """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients.
@@ -134,7 +135,7 @@ def take_apart(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Layout:
                 after = getattr(block, "ln2_post", nn.Identity())
                 stages.append(Whole(partial(_mlp, ln2, block.mlp, after)))
         stages.append(Whole(partial(_last_logits, model)))
-        layout = Layout(graph, tuple(stages), partial(_embed, model))
+        layout = Layout(graph, tuple(stages), partial(_embed, model), model.info.name)
         with torch.no_grad():
             ours = layout.run(layout.embed(tokens)).logits
     except (AttributeError, RuntimeError, ValueError, KeyError) as error:

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from circuits.experiment import DIFFERENCES, Batch, Experiment
 from circuits.layout import Layout
-from circuits.scores.result import EdgeScores, facts_of
+from circuits.scores.result import EdgeScores
 
 
 @torch.no_grad()
@@ -19,17 +19,17 @@ def exact_effects(experiment: Experiment) -> EdgeScores:
     """
     graph = experiment.graph
     total = torch.zeros(graph.edges.shape)
-    with tqdm(total=graph.n_edges * len(experiment.pairs), unit="edge", desc="exact effects", leave=False) as progress:
+    with tqdm(total=graph.n_edges * len(experiment), unit="edge", desc="exact effects", leave=False) as progress:
         for batch in experiment.batches:
             for number in range(len(graph.spans)):
-                for destination, effects in _stage(experiment, batch, number, progress):
+                for destination, effects in _stage(batch, number, progress):
                     total[destination, : len(effects)] += effects.cpu()
-    return EdgeScores(graph, total / len(experiment.pairs), "exact", facts_of(experiment))
+    return EdgeScores(graph, total / len(experiment), "exact", experiment.facts)
 
 
-def _stage(experiment: Experiment, batch: Batch, number: int, progress: tqdm):
+def _stage(batch: Batch, number: int, progress: tqdm):
     """(destination, summed effects of its edges) for each destination of a stage."""
-    layout = experiment.layout
+    layout = batch.layout
     span, stage = layout.graph.spans[number], layout.stages[number]
     stages = range(-1, number)
     sources = torch.cat([layout.difference(at, batch.ablated.states, batch.clean.states) for at in stages])

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from circuits.experiment import Batch, Experiment
 from circuits.scores.gradients import EXPANDED
-from circuits.scores.result import EdgeScores, facts_of
+from circuits.scores.result import EdgeScores
 
 
 @torch.no_grad()
@@ -17,22 +17,22 @@ def information_flow(experiment: Experiment, *, by_position: bool = False) -> Ed
     over all sources that the destination reads; the mean over examples and positions. It needs no gradient, metric or
     ablation, and does not tell apart what the queries, keys and values of one layer read. An importance, from 0 to 1.
     """
-    graph, pairs = experiment.graph, experiment.pairs
-    length = pairs.clean.shape[1]
-    total = torch.zeros(length, *graph.edges.shape)
+    graph = experiment.graph
+    total = torch.zeros(*([experiment.length] if by_position else []), *graph.edges.shape)
     for batch in tqdm(experiment.batches, desc="information flow", unit="batch", leave=False):
-        for positions, number, share in _shares(experiment, batch):
+        for positions, number, share in _shares(batch):
             span = graph.spans[number]
             rows = slice(span.destinations.start, span.destinations.stop)
-            total[positions, rows, : span.reads] += share.cpu()[:, None]
-    total = total / len(pairs)
-    values = total if by_position else total.mean(0)
-    return EdgeScores(graph, values, "information-flow", facts_of(experiment), kind="importance")
+            if by_position:
+                total[positions, rows, : span.reads] += share.cpu()[:, None]
+            else:
+                total[rows, : span.reads] += share.cpu().sum(0) / batch.pairs.clean.shape[1]
+    return EdgeScores(graph, total / len(experiment), "information-flow", experiment.facts, kind="importance")
 
 
-def _shares(experiment: Experiment, batch: Batch):
+def _shares(batch: Batch):
     """(positions, stage, shares [pos source] summed over examples)."""
-    layout = experiment.layout
+    layout = batch.layout
     n, length, width = batch.clean.states[0].shape
     step = max(1, EXPANDED // (n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()))
     for start in range(0, length, step):

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.experiment import Batch, Experiment
-from circuits.layout import Layout, Trace
-from circuits.scores.result import EdgeScores, facts_of
+from circuits.layout import Trace
+from circuits.scores.result import EdgeScores
 from circuits.stages import Stream, Taps
 
 EXPANDED = 2**26
@@ -38,7 +38,7 @@ class Gradients:
     """Gradients at what each stage before the next adds to the residual stream."""
 
 
-def gradients_of(layout: Layout, batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
+def gradients_of(batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
     """Back from the metric through a run that kept its taps."""
     total = batch.values(trace.logits.unflatten(0, (points, -1))).sum()
     wanted = [*(tap for stage in trace.taps for tap in stage), *trace.added]
@@ -46,15 +46,15 @@ def gradients_of(layout: Layout, batch: Batch, trace: Trace, points: int, first:
     found = dict(zip(map(id, open_), torch.autograd.grad(total, open_, allow_unused=True), strict=True))
     parts = iter(torch.zeros_like(x) if found.get(id(x)) is None else found[id(x)] for x in wanted)
     taps = [tuple(next(parts) for _ in stage) for stage in trace.taps]
-    reads = [trace.streams[span.reads].detach() for span in layout.graph.spans[first:]]
+    reads = [trace.streams[span.reads].detach() for span in batch.layout.graph.spans[first:]]
     return Gradients(points, first, reads, taps, list(parts))
 
 
 @torch.enable_grad()
-def gradients(layout: Layout, batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> Gradients:
+def gradients(batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> Gradients:
     """Run from each of the embeddings, and back."""
-    trace = layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
-    return gradients_of(layout, batch, trace, len(embedded))
+    trace = batch.layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
+    return gradients_of(batch, trace, len(embedded))
 
 
 @dataclass(eq=False)
@@ -68,14 +68,14 @@ class Accumulator:
     nodes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        graph, pairs, device = self.experiment.graph, self.experiment.pairs, self.experiment.model.device
-        leading = [pairs.clean.shape[1]] if self.by_position else []
+        graph, device = self.experiment.graph, self.experiment.device
+        leading = [self.experiment.length] if self.by_position else []
         self.edges = torch.zeros(*leading, *graph.edges.shape, device=device)
         self.nodes = torch.zeros(*leading, len(graph.sources), device=device)
 
     def add(self, batch: Batch, found: Gradients, sources_of: range) -> None:
         """Differences of the nodes of some stages (the input being stage -1), times the mean gradient."""
-        layout = self.experiment.layout
+        layout = batch.layout
         n, length, width = batch.clean.states[0].shape
         a_position = n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()
         step = max(1, EXPANDED // a_position)
@@ -83,7 +83,7 @@ class Accumulator:
             self._add_part(batch, found, sources_of, slice(start, min(start + step, length)))
 
     def _add_part(self, batch: Batch, found: Gradients, sources_of: range, positions: slice) -> None:
-        layout, graph = self.experiment.layout, self.experiment.graph
+        layout, graph = batch.layout, self.experiment.graph
         clean, ablated = ([state[:, positions] for state in run.states] for run in (batch.clean, batch.ablated))
         differences = torch.cat([layout.difference(number, ablated, clean) for number in sources_of])
         spans = [graph.spans[number].sources if number >= 0 else range(1) for number in sources_of]
@@ -111,12 +111,12 @@ class Accumulator:
 
     def mean(self, total: Tensor) -> Tensor:
         """Over examples."""
-        return total.cpu() / len(self.experiment.pairs)
+        return total.cpu() / len(self.experiment)
 
     def result(self, method: str, divide: int = 1) -> EdgeScores:
         """The mean over examples, divided once more by `divide`."""
         edges, nodes = (self.mean(total) / divide for total in (self.edges, self.nodes))
-        return EdgeScores(self.experiment.graph, edges, method, facts_of(self.experiment), nodes)
+        return EdgeScores(self.experiment.graph, edges, method, self.experiment.facts, nodes)
 
 
 def between(batch: Batch, shares: list[float]) -> Float[Tensor, "point n pos d_model"]:
@@ -129,6 +129,6 @@ def at_points(experiment: Experiment, shares: list[float], method: str, by_posit
     """Differences times the mean gradient over runs from embeddings at shares of the way to the clean one."""
     total = Accumulator(experiment, by_position)
     for batch in experiment.batches:
-        found = gradients(experiment.layout, batch, between(batch, shares))
-        total.add(batch, found, range(-1, len(experiment.layout.stages) - 1))
+        found = gradients(batch, between(batch, shares))
+        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
     return total.result(method)

@@ -3,8 +3,6 @@
 Hanna, Pezzelle & Belinkov 2024, "Have Faith in Faithfulness" (arXiv:2403.17806); Sundararajan et al. 2017.
 """
 
-from typing import Literal
-
 from dataclasses import replace
 
 import torch
@@ -12,15 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.experiment import Batch, Experiment
-from circuits.layout import Layout
 from circuits.scores.gradients import Accumulator, Gradients, at_points, gradients_of
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 
-Rule = Literal["paper", "published_code", "midpoint"]
 
-
-def shares(steps: int, rule: Rule) -> list[float]:
+def shares(steps: int, rule: str) -> list[float]:
     """Where on the way from the ablated (0) to the clean (1) run gradients are taken.
 
     paper: k / steps for k = 1 .. steps (Hanna et al. 2024, eq. 3), the clean run among them. published_code: k = 0 ..
@@ -36,7 +31,7 @@ def shares(steps: int, rule: Rule) -> list[float]:
 
 
 def eap_ig_inputs(
-    experiment: Experiment, *, steps: int = 5, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 5, rule: str = "paper", by_position: bool = False
 ) -> EdgeScores:
     """EAP-IG: the mean of the gradients on the way from the ablated to the clean *embedding*.
 
@@ -47,30 +42,31 @@ def eap_ig_inputs(
 
 
 def eap_ig_activations(
-    experiment: Experiment, *, steps: int = 5, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 5, rule: str = "paper", by_position: bool = False
 ) -> EdgeScores:
     """EAP-IG on activations: the source itself goes from ablated to clean, everything else stays as it is.
 
     Integrated gradients as of Marks et al. 2024 (arXiv:2403.19647, eq. 3), layer by layer: what one layer of heads, or
     one MLP, adds is moved from ablated to clean, and its own edges are scored with the mean of the gradients after it.
     Only the layers after it are run. With `rule="published_code"`, as EAP-IG 2.0 has it instead: every edge is scored
-    in all of these runs, and the mean of them all is taken.
+    in all of these runs, and the mean of them all is taken; that is not exact even in a linear model, as every run
+    cuts the paths through the layer that is moved.
     """
     total = Accumulator(experiment, by_position)
-    stages = range(-1, len(experiment.layout.stages) - 1)
+    stages = range(-1, len(experiment.graph.spans) - 1)
     published = rule == "published_code"
     points = shares(steps, "paper" if published else rule)
     for batch in experiment.batches:
         for number in stages:
-            found = (_everywhere if published else _after)(experiment.layout, batch, number, points)
+            found = (_everywhere if published else _after)(batch, number, points)
             total.add(batch, found, stages if published else range(number, number + 1))
     return total.result("eap-ig-activations", len(stages) if published else 1)
 
 
 @torch.enable_grad()
-def _after(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gradients:
+def _after(batch: Batch, number: int, points: list[float]) -> Gradients:
     """Gradients at the stages after one that is moved."""
-    moved = _moved(layout, batch, number, points)
+    layout, moved = batch.layout, _moved(batch, number, points)
     if number < 0:
         streams = {1: moved}
     else:
@@ -78,22 +74,22 @@ def _after(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gr
         before = batch.clean.streams[span.sources.start].repeat(len(points), 1, 1)
         streams = {span.sources.start: before, span.sources.stop: before + moved}
     trace = layout.resume(number + 1, streams, taps=True)
-    return gradients_of(layout, batch, replace(trace, added=[moved, *trace.added]), len(points), number + 1)
+    return gradients_of(batch, replace(trace, added=[moved, *trace.added]), len(points), number + 1)
 
 
 @torch.enable_grad()
-def _everywhere(layout: Layout, batch: Batch, number: int, points: list[float]) -> Gradients:
+def _everywhere(batch: Batch, number: int, points: list[float]) -> Gradients:
     """Gradients at every stage, while one is moved."""
-    moved = _moved(layout, batch, number, points)
+    layout, moved = batch.layout, _moved(batch, number, points)
     if number < 0:
         trace = layout.run(moved, taps=True)
     else:
         clean = batch.clean.states[0].repeat(len(points), 1, 1).requires_grad_()
         trace = layout.run(clean, taps=True, swap={number: moved})
-    return gradients_of(layout, batch, trace, len(points))
+    return gradients_of(batch, trace, len(points))
 
 
-def _moved(layout: Layout, batch: Batch, number: int, points: list[float]) -> Float[Tensor, "point_n pos d_model"]:
+def _moved(batch: Batch, number: int, points: list[float]) -> Float[Tensor, "point_n pos d_model"]:
     """What a stage adds, at some points of its way from ablated to clean."""
-    clean, ablated = (layout.added(number, run.states) for run in (batch.clean, batch.ablated))
+    clean, ablated = (batch.layout.added(number, run.states) for run in (batch.clean, batch.ablated))
     return torch.cat([ablated + share * (clean - ablated) for share in points]).requires_grad_()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from circuits.experiment import Batch, Experiment
 from circuits.runs import run_circuits
-from circuits.scores.result import EdgeScores, facts_of
+from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 from workbench.metrics import KL
 
@@ -31,21 +31,19 @@ def mask_gradient(experiment: Experiment, *, steps: int | None = None) -> EdgeSc
     """
     graph = experiment.graph
     points = [1.0] if steps is None else [(step + 0.5) / steps for step in range(steps)]
-    total = torch.zeros(graph.edges.shape, device=experiment.model.device)
+    total = torch.zeros(graph.edges.shape, device=experiment.device)
     for batch in experiment.batches:
         for point in points:
             gates = (point * graph.edges.float()).to(total.device).requires_grad_()
-            values = batch.values(_logits(experiment, batch, gates)).sum()
+            values = batch.values(_logits(batch, gates)).sum()
             total -= torch.autograd.grad(values, gates)[0]
-    total = total.cpu() * graph.edges / (len(points) * len(experiment.pairs))
-    return EdgeScores(graph, total, "mask-gradient", facts_of(experiment))
+    total = total.cpu() * graph.edges / (len(points) * len(experiment))
+    return EdgeScores(graph, total, "mask-gradient", experiment.facts)
 
 
 @torch.enable_grad()
-def _logits(
-    experiment: Experiment, batch: Batch, gates: Float[Tensor, "destination source"]
-) -> Float[Tensor, "n d_vocab"]:
-    return run_circuits(experiment.layout, batch.clean, batch.ablated, gates[None])[0]
+def _logits(batch: Batch, gates: Float[Tensor, "destination source"]) -> Float[Tensor, "n d_vocab"]:
+    return run_circuits(batch.layout, batch.clean, batch.ablated, gates[None])[0]
 
 
 def learned_masks(
@@ -59,17 +57,17 @@ def learned_masks(
 ) -> EdgeScores:
     """Train gates to keep the clean prompts' output with about `n_edges` of them open.
 
-    The loss is KL(clean ‖ circuit) plus `pressure` times the share by which the expected number of open gates exceeds
-    the number wanted at this step; that number falls, evenly in its logarithm, from all edges to `n_edges` over the first
-    half of the steps. Adam with learning rate `lr`; every step takes one batch of the experiment. The importance of an
-    edge is the sigmoid of its gate's log-odds, so `scores.top(n_edges)` is the circuit found.
+    The loss is KL(clean ‖ circuit) plus `pressure` times the logarithm of how many times more gates are expected to
+    be open than are wanted at this step; that number falls, evenly in its logarithm, from all edges to `n_edges` over
+    the first half of the steps. Adam with learning rate `lr`; every step takes one batch of the experiment. The
+    importance of an edge is the sigmoid of its gate's log-odds, so `scores.top(n_edges)` is the circuit found.
     """
     graph = experiment.graph
     if not 1 <= n_edges <= graph.n_edges:
         raise SettingError(f"n_edges is {n_edges}; it must be between 1 and the graph's {graph.n_edges}")
     if steps < 1:
         raise SettingError(f"steps is {steps}; it must be at least 1")
-    device = experiment.model.device
+    device = experiment.device
     exists = graph.edges.to(device)
     odds = torch.full((graph.n_edges,), 3.0, device=device, requires_grad=True)
     optimizer = torch.optim.Adam([odds], lr=lr)
@@ -81,7 +79,7 @@ def learned_masks(
         batch, batches = batches[0], batches[1:]
         noise = torch.rand(graph.n_edges, generator=generator).to(device)
         gates = torch.zeros(exists.shape, device=device).masked_scatter(exists, _sample(odds, noise))
-        kl = KL(_logits(experiment, batch, gates), batch.pairs, batch.clean.logits).mean()
+        kl = KL(_logits(batch, gates), batch.pairs, batch.clean.logits).mean()
         share = min(1.0, 2 * (step + 1) / steps)
         target = math.exp((1 - share) * math.log(graph.n_edges) + share * math.log(n_edges))
         excess = (expected_open(odds) / target).log().clamp_min(0)
@@ -90,7 +88,7 @@ def learned_masks(
         optimizer.step()
         progress.set_postfix(kl=f"{kl.item():.3f}", open=f"{expected_open(odds).item():.0f}")
     values = torch.zeros(graph.edges.shape).masked_scatter(graph.edges, odds.detach().sigmoid().cpu())
-    return EdgeScores(graph, values, "learned-masks", facts_of(experiment), kind="importance")
+    return EdgeScores(graph, values, "learned-masks", experiment.facts, kind="importance")
 
 
 def _sample(odds: Float[Tensor, " edge"], noise: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

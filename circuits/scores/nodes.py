@@ -11,8 +11,7 @@ from circuits.circuit import Circuit
 from circuits.experiment import Experiment
 from circuits.graph import Graph
 from circuits.scores.gradients import Accumulator, between, gradients
-from circuits.scores.ig import Rule, shares
-from circuits.scores.result import facts_of
+from circuits.scores.ig import shares
 from workbench.errors import SettingError
 
 
@@ -51,7 +50,7 @@ def between_nodes(graph: Graph, chosen: Bool[Tensor, " source"]) -> Bool[Tensor,
 
 
 def node_attribution(
-    experiment: Experiment, *, steps: int = 1, rule: Rule = "paper", by_position: bool = False
+    experiment: Experiment, *, steps: int = 1, rule: str = "paper", by_position: bool = False
 ) -> NodeScores:
     """(ablated - clean) · gradient at the residual stream where the node writes, as of Nanda 2023.
 
@@ -60,7 +59,7 @@ def node_attribution(
     """
     total = Accumulator(experiment, by_position, with_edges=False)
     for batch in experiment.batches:
-        found = gradients(experiment.layout, batch, between(batch, shares(steps, rule)))
-        total.add(batch, found, range(-1, len(experiment.layout.stages) - 1))
+        found = gradients(batch, between(batch, shares(steps, rule)))
+        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
     method = "node-attribution" if steps == 1 else "node-attribution-ig"
-    return NodeScores(experiment.graph, total.mean(total.nodes), method, facts_of(experiment))
+    return NodeScores(experiment.graph, total.mean(total.nodes), method, experiment.facts)

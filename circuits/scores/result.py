@@ -10,12 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.experiment import Experiment
 from circuits.graph import Edges, Graph, graph_from_json
 from workbench.errors import DamagedFile, SettingError
 from workbench.files import write_tensors
 
-Ranking = Literal["signed", "absolute"]
 Kind = Literal["effect", "importance"]
 
 
@@ -38,7 +36,7 @@ class EdgeScores:
     """The effect of each source as a whole, where the method gives it."""
     kind: Kind = "effect"
 
-    def importance(self, ranking: Ranking = "absolute") -> Float[Tensor, "*pos destination source"]:
+    def importance(self, ranking: str = "absolute") -> Float[Tensor, "*pos destination source"]:
         """What edges are ranked by, the largest first.
 
         absolute: the size of the effect. signed: the effect in the direction in which ablating *all* edges moves the
@@ -50,7 +48,7 @@ class EdgeScores:
             return self.values.abs()
         return -self.values if self.facts["ablated"] <= self.facts["clean"] else self.values
 
-    def top(self, n_edges: int, ranking: Ranking = "absolute") -> Edges:
+    def top(self, n_edges: int, ranking: str = "absolute") -> Edges:
         """The set of the first `n_edges` edges; ties go to the edge that is computed first."""
         exists = self.graph.edges.expand(self.values.shape)
         order = self.importance(ranking)[exists].argsort(descending=True, stable=True)
@@ -62,7 +60,7 @@ class EdgeScores:
         edges[exists] = chosen
         return edges
 
-    def circuit(self, n_edges: int, ranking: Ranking = "absolute") -> Circuit:
+    def circuit(self, n_edges: int, ranking: str = "absolute") -> Circuit:
         """The circuit of the first `n_edges` edges, pruned of those on no path from the input to the logits."""
         facts = {"method": self.method, "ranking": ranking, "n_edges": n_edges, **self.facts}
         return Circuit(self.graph, self.top(n_edges, ranking), facts).pruned()
@@ -109,16 +107,3 @@ def load_scores(path: str | Path) -> EdgeScores:
             return EdgeScores(graph, tensors["values"], *given)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DamagedFile(f"{path} does not hold edge scores ({error})") from None
-
-
-def facts_of(experiment: Experiment) -> dict[str, Any]:
-    """What scores and circuits note about the experiment that they come from."""
-    return {
-        "model": experiment.model.info.name,
-        "task": experiment.pairs.name,
-        "metric": experiment.metric.name,
-        "ablation": experiment.ablation.name,
-        "examples": len(experiment.pairs),
-        "clean": float(experiment.clean.mean()),
-        "ablated": float(experiment.ablated.mean()),
-    }
