@@ -8,7 +8,7 @@ from workbench.activations import harvest, special_ids
 from workbench.corpus import open_corpus
 from workbench.model import load_model
 from workbench.selectivity import compare, selectivity
-from workbench.tinytown import MODEL_DIR
+from workbench.tinytown import SAE_DIR
 
 
 @pytest.mark.parametrize("layer", [0, 3])
@@ -16,7 +16,7 @@ def test_neurons_are_more_polysemantic_than_latents(layer: int):
     model = load_model("tinytown")
     corpus = open_corpus("tinytown", model.tokenizer, split="held_out")
     stream, neurons = f"blocks.{layer}.hook_resid_post", f"blocks.{layer}.mlp.hook_post"
-    sae, skip = load_sae(MODEL_DIR.parent / "saes" / stream), special_ids(model.tokenizer)
+    sae, skip = load_sae(SAE_DIR / stream), special_ids(model.tokenizer)
     batches = list(harvest(model, corpus, [neurons, stream], batch_size=16, n_tokens=6_000))
     labels = torch.cat([batch.labels[batch.mask(skip)] for batch in batches])
     with torch.no_grad():
