@@ -34,11 +34,11 @@ class Norm:
             x = x - x.mean(-1, keepdim=True)
         inverse = 1 / self.rms(x)
         unit = x * inverse
-        gradient = gradient * self.weight
-        along = (gradient * unit).mean(-1, keepdim=True)
+        gradient = gradient * (self.weight * inverse)  # large, so the rest is done in place
+        along = torch.einsum("v...d,...d->v...", gradient, unit) / x.shape[-1]
         if self.centred:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
-        return (gradient - along * unit) * inverse
+            gradient -= gradient.mean(-1, keepdim=True)
+        return gradient.addcmul_(along[..., None], unit, value=-1)
 
 
 def norm_of(module: nn.Module, width: int) -> Norm | None:

@@ -134,9 +134,9 @@ class Heads:
     def expand(
         self, state: Float[Tensor, "n pos head d_head"], which: Int[Tensor, " u"] | None = None
     ) -> Float[Tensor, "u n pos d_model"]:
-        weight = self.W_O if which is None else self.W_O[which]
-        state = state if which is None else state[:, :, which]
-        return torch.einsum("nshd,hdm->hnsm", state, weight)
+        if which is None or len(which) == len(self.W_O):
+            return torch.einsum("nshd,hdm->hnsm", state, self.W_O)
+        return torch.einsum("nshd,hdm->hnsm", state[:, :, which], self.W_O[which])
 
     def inputs(self, which: Int[Tensor, " u"]) -> Int[Tensor, " v"]:
         kv = self._kv(which)
@@ -153,14 +153,14 @@ class Heads:
         normed = _maybe(self.norm, reads)
         parts = normed.split([len(which), len(kv), len(kv)], dim=1)
         q, k, v = (
-            _project_each(part, weight[rows], None if bias is None else bias[rows])
+            _project_each(part, _chosen(weight, rows), _chosen(bias, rows))
             for part, (weight, bias), rows in zip(parts, self._weights, (which, kv, kv), strict=True)
         )
         if len(kv) < len(which):
             serves = torch.searchsorted(kv, which // (len(self.W_Q) // len(self.W_K)))
             k, v = k[:, serves], v[:, serves]
         z = self._scaled(self._attend(q, k, v, which)).unflatten(0, (len(reads), -1))
-        return torch.einsum("cnshd,hdm->chnsm", z, self.W_O[which])
+        return torch.einsum("cnshd,hdm->chnsm", z, _chosen(self.W_O, which))
 
     def pull(self, stream: Stream, gradients: Taps, positions: slice) -> Float[Tensor, "v n pos_ d_model"]:
         back = torch.cat(
@@ -218,6 +218,11 @@ class Whole:
 
     def retap(self, taps: Taps, destination: int, read: Stream) -> Taps:
         return (read,)
+
+
+def _chosen(weights: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Some of the heads' weights, in order; without a copy if that is all of them."""
+    return weights if weights is None or len(rows) == len(weights) else weights[rows]
 
 
 def _maybe(norm: Norm | None, x: Tensor) -> Tensor:

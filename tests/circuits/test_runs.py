@@ -6,10 +6,11 @@ import torch
 from circuits.ablations import ZERO, Ablation, mean_ablation
 from circuits.experiment import Experiment
 from circuits.layout import take_apart
+from circuits.optimal import optimal_ablation
 from tests.circuits.conftest import random_pairs
 from workbench.edits import ablate, replace
 from workbench.errors import ModelError, PromptError, SettingError
-from workbench.metrics import LOGIT_DIFFERENCE
+from workbench.metrics import KL, LOGIT_DIFFERENCE
 
 LAYER = 1
 
@@ -197,3 +198,15 @@ def test_what_cannot_be_run_is_refused(hooked, pairs):
     made = mean_ablation(model, random_pairs(length=5).clean)
     with pytest.raises(PromptError, match="5 tokens, and these have 9"):
         _ = Experiment(model, pairs, ablation=made).ablated
+
+
+def test_optimal_ablation_harms_no_more_than_the_mean(model, pairs):
+    """Of every node by itself, as measured by circuit runs."""
+    experiment = Experiment(model, pairs, KL)
+    optimal = optimal_ablation(experiment, steps=12)
+    start = optimal_ablation(experiment, steps=1, lr=0.0)  # the mean over prompts and positions
+    graph = experiment.graph
+    each = torch.stack([graph.edges & (torch.arange(len(graph.sources)) != node) for node in range(len(graph.sources))])
+    harms = [Experiment(model, pairs, KL, ablation).values(each).mean(1) for ablation in (optimal, start)]
+    assert (harms[0] <= harms[1] + 1e-6).all()
+    assert harms[0].sum() < 0.95 * harms[1].sum()
