@@ -14,7 +14,8 @@ from torch import Tensor
 from workbench.directions import direction_between
 from workbench.errors import PromptError, SettingError
 from workbench.model import HookedModel
-from workbench.probing import FOLDS, ProbeData, auroc, fold_of
+from workbench.probe_data import ProbeData
+from workbench.probing import FOLDS, auroc, fold_of
 from workbench.sites import expand
 
 

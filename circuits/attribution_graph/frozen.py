@@ -1,7 +1,8 @@
 """One prompt's run with its attention patterns and norm scales held fixed: all that is left between MLPs is linear.
 
 Each part maps forwards when called, and backwards by `pull`, the transpose: from gradients with respect to its output
-to gradients with respect to its input. That the parts are the model's own is checked against the run.
+to gradients with respect to its input. A gradient may cover the first positions only: what comes later has no part in
+what is earlier. That the parts are the model's own is checked against the run.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Norm:
         return self._centre(x) / self.scale * self.weight + self.bias
 
     def pull(self, gradient: Gradient) -> Gradient:
-        return self._centre(gradient * self.weight / self.scale)
+        return self._centre(gradient * self.weight / self.scale[: gradient.shape[1]])
 
     def _centre(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centred else x
@@ -61,10 +62,11 @@ class Attention:
         return self.after(out) if self.after else out
 
     def pull(self, gradient: Gradient) -> Gradient:
+        n_targets, n = gradient.shape[:2]
         gradient = self.after.pull(gradient) if self.after else gradient
-        mixed = torch.einsum("tqd,hfd->htqf", gradient, self.W_O)
-        values = (self.pattern.mT[:, None] @ mixed).unflatten(0, (-1, self._group)).sum(1)
-        return self.before.pull(torch.einsum("ktpf,kdf->tpd", values, self.W_V))
+        mixed = torch.einsum("tqd,hfd->hqtf", gradient, self.W_O).flatten(2)
+        values = (self.pattern[:, :n, :n].mT @ mixed).unflatten(0, (-1, self._group)).sum(1)  # [kv_head, pos, …]
+        return self.before.pull(torch.einsum("kptf,kdf->tpd", values.unflatten(2, (n_targets, -1)), self.W_V))
 
     @property
     def _group(self) -> int:

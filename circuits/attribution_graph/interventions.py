@@ -141,7 +141,7 @@ class _Change:
         """What the change adds to the MLP's output."""
         latents = encode(self.sae, x[self.rows, self.positions])
         change = (self.factor - 1) * latents.gather(1, self.indices[:, None])
-        rows = change * self.sae.W_dec[self.indices.to(self.sae.W_dec.device)].to(x)
+        rows = (change * self.sae.W_dec[self.indices.to(self.sae.W_dec.device)].to(change)).to(x)
         return torch.zeros_like(x).index_put((self.rows, self.positions), rows, accumulate=True)
 
     def of_model(self) -> list[Edit]:

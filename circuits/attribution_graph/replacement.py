@@ -19,8 +19,8 @@ from saes.sae import SAE
 from workbench.errors import SettingError
 from workbench.model import HookedModel
 
-GRADIENT = 2**23
-"""Numbers in one gradient at a time: 32 MiB, of which some six exist at once."""
+GRADIENT = 2**21
+"""Numbers in one gradient at a time: 8 MiB, of which some six exist at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +47,13 @@ class Layer:
     text: Bool[Tensor, " pos"]
 
     def start(self, chosen: slice) -> tuple[Gradient, Float[Tensor, " target"]]:
-        """Gradients of latents' pre-activations with respect to the residual stream before the block; their biases."""
-        reads = self.reads[chosen]
-        gradient = reads.new_zeros(len(reads), *self.error.shape)
-        gradient[torch.arange(len(reads)), self.position[chosen]] = reads
+        """Gradients of latents' pre-activations with respect to the residual stream before the block; their biases.
+
+        They cover the positions up to that of the last latent.
+        """
+        reads, position = self.reads[chosen], self.position[chosen]
+        gradient = reads.new_zeros(len(reads), int(position[-1]) + 1, reads.shape[1])
+        gradient[torch.arange(len(reads)), position] = reads
         gradient = gradient if self.norm is None else self.norm.pull(gradient)
         if self.block.parallel:
             return gradient, self.bias[chosen]
@@ -59,15 +62,20 @@ class Layer:
 
     def sources(self, gradient: Gradient) -> tuple[Float[Tensor, "target latent"], Float[Tensor, "target pos"]]:
         """What latents and errors of this layer contribute to targets that have this gradient after the block."""
-        latents = gradient.new_empty(len(gradient), len(self.writes))
-        ends = self.position.bincount(minlength=len(self.error)).cumsum(0).tolist()
-        for position, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            latents[:, start:end] = gradient[:, position] @ self.writes[start:end].T
-        return latents, torch.einsum("tpd,pd->tp", gradient, self.error)
+        latents = gradient.new_zeros(len(gradient), len(self.writes))
+        for position in range(gradient.shape[1]):
+            here = slice(*self._bounds[position : position + 2])
+            latents[:, here] = gradient[:, position] @ self.writes[here].T
+        return latents, _products(gradient, self.error)
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """The first latent of each position, and at the end their number."""
+        return [0, *self.position.bincount(minlength=len(self.error)).cumsum(0).tolist()]
 
     def pull(self, gradient: Gradient) -> tuple[Gradient, Float[Tensor, " target"]]:
         """From after the block to before it; and what the constants of the block contribute."""
-        bias = torch.einsum("tpd,pd->t", gradient, self.constant)
+        bias = _products(gradient, self.constant).sum(1)
         skipped = self._past_skip(gradient)
         if self.block.parallel:
             before, constant = self._past_attention(gradient)
@@ -76,7 +84,7 @@ class Layer:
         return before, bias + constant
 
     def _past_attention(self, gradient: Gradient) -> tuple[Gradient, Float[Tensor, " target"]]:
-        constant = torch.einsum("tpd,pd->t", gradient, self._attention_constant)
+        constant = _products(gradient, self._attention_constant).sum(1)
         return gradient + self.block.attention.pull(gradient), constant
 
     @cached_property
@@ -86,8 +94,13 @@ class Layer:
     def _past_skip(self, gradient: Gradient) -> Gradient | float:
         if self.skip is None:
             return 0.0
-        gradient = (gradient * self.text[:, None]) @ self.skip
+        gradient = (gradient * self.text[: gradient.shape[1], None]) @ self.skip
         return gradient if self.norm is None else self.norm.pull(gradient)
+
+
+def _products(gradient: Gradient, written: Float[Tensor, "all_pos d"]) -> Float[Tensor, "target pos"]:
+    """What was written at each position times the gradient there, as far as that goes."""
+    return torch.einsum("tpd,pd->tp", gradient, written[: gradient.shape[1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,13 +181,14 @@ class Replacement:
     def _sources(self, number: int, gradient: Gradient, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Contributions to targets whose gradient before block `number` is given: latents, errors, embeddings."""
         rows = gradient.new_zeros(len(gradient), self.n_sources)
-        errors = rows[:, self.starts[-1] :].unflatten(1, (-1, self.n_positions))
+        n_covered = gradient.shape[1]
+        errors = rows[:, self.starts[-1] :].unflatten(1, (-1, self.n_positions))[..., :n_covered]  # embeddings last
         for below in reversed(range(number)):
             own = slice(self.starts[below], self.starts[below + 1])
             rows[:, own], errors[:, below] = self.layers[below].sources(gradient)
             gradient, constant = self.layers[below].pull(gradient)
             bias = bias + constant
-        errors[:, -1] = torch.einsum("tpd,pd->tp", gradient, self.frozen.embedding)
+        errors[:, -1] = _products(gradient, self.frozen.embedding)
         return rows, bias
 
 

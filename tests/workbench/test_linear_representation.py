@@ -9,7 +9,8 @@ from workbench.edits import project_out
 from workbench.erasure import erase, leace
 from workbench.errors import PromptError, SettingError
 from workbench.linear_representation import _analogies, analogies, transfer
-from workbench.probing import ProbeData, auroc, probe, text_data
+from workbench.probe_data import ProbeData, text_data
+from workbench.probing import auroc, probe
 
 SITE = "blocks.1.hook_resid_post"
 WORDS = [("c", "d"), ("e", "f"), ("g", "h")]

@@ -55,7 +55,8 @@ class ProbeOptions:
 def run(options: ProbeOptions) -> Probes:
     from workbench.corpus import open_held_out
     from workbench.model import load_model
-    from workbench.probing import probe, text_data, token_data
+    from workbench.probe_data import text_data, token_data
+    from workbench.probing import probe
     from workbench.texts import TextCorpus, read_labelled, whole_labels
 
     texts = read_labelled(options.labels) if options.labels is not None else []

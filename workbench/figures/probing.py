@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from workbench.figures.frame import blank, describe
 from workbench.figures.text import label
-from workbench.figures.theme import INDIGO, LIGHT, ROSE
+from workbench.figures.theme import GREY, INDIGO, LIGHT, ROSE
 
 if TYPE_CHECKING:
     from workbench.linear_representation import Transfer
@@ -22,7 +22,6 @@ MEASURES = {
     "balanced_accuracy": ("balanced accuracy", "the mean of the recalls on both sides; 0.5 is guessing"),
     "selectivity": ("selectivity", "F1 less that of a probe for labels drawn at random for each type of word"),
 }
-DIVERGING = [[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]]
 PLAIN_AXIS = {"showgrid": False, "zeroline": False, "ticks": ""}
 
 
@@ -71,7 +70,7 @@ def cosines(result: "Probes", site: str) -> go.Figure:
         y=names,
         zmin=-1,
         zmax=1,
-        colorscale=DIVERGING,
+        colorscale=[[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]],
         colorbar={"title": {"text": "cosine"}},
         hovertemplate="<b>%{y}</b> and <b>%{x}</b>: %{z:.2f}<extra></extra>",
         meta={"columns": {"x": {"concept": names}, "y": {"concept": names}, "z": "cosine"}},
@@ -99,7 +98,7 @@ def transfer(result: "Transfer") -> go.Figure:
             y=names,
             zmin=0,
             zmax=1,
-            colorscale=DIVERGING,
+            colorscale=[[0, ROSE], [0.5, GREY], [1, INDIGO]],
             xgap=2,
             ygap=2,
             texttemplate="%{z:.2f}",
