@@ -54,15 +54,23 @@ class CopyingScores:
 
 
 @torch.no_grad()
-def copying_scores(model: HookedModel, *, top: int = 5, offset: int = 1, seed: int = 0) -> CopyingScores:
+def copying_scores(
+    model: HookedModel,
+    *,
+    tokens: Int[Tensor, " token"] | None = None,
+    top: int = 5,
+    offset: int = 1,
+    seed: int = 0,
+) -> CopyingScores:
     """Copying, eigenvalue and copy suppression scores of every head.
 
+    `tokens`: those that shares are of, such as names; by default all ordinary ones, `TOKENS` at most.
     `offset` matters under rotary positions only; `seed` draws the tokens where there are more than `TOKENS`.
     Raises `SettingError`, and `ModelError` for an architecture whose heads cannot be read apart from a prompt.
     """
     if not 1 <= top <= model.info.d_vocab:
         raise SettingError(f"top is {top}; it must be between 1 and the vocabulary's {model.info.d_vocab} tokens")
-    tokens = ordinary_tokens(model)
+    tokens = ordinary_tokens(model) if tokens is None else tokens
     tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:TOKENS]]
     layers = [_layer(model, layer, tokens.to(model.device), top, offset) for layer in range(model.info.n_layers)]
     columns = (torch.stack(column).cpu() for column in zip(*layers, strict=True))

@@ -1,10 +1,10 @@
 """The hooked model: tokens in, logits and captured activations out, with edits on the way."""
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -213,6 +213,24 @@ class HookedModel:
                     raise EditError(f"{edit.name} at {site}: this model computes it aside, so it can only be captured")
                 plan.setdefault(site, []).append(edit)
         return plan
+
+    @contextmanager
+    def holding(self, edits: Sequence[Edit]) -> Iterator[None]:
+        """Within the context, these edits are made in every run of the model, before the run's own.
+
+        Everything that takes a model then takes it so changed, with heads knocked out, say. As a run may be taken up
+        in the middle, positions should count back from the end. Raises as `run` does.
+        """
+
+        def visit(site: str, changes: Sequence[Edit], value: Tensor) -> Tensor:
+            length = value.shape[sites.axes(site).position]
+            for edit in changes:
+                value = edit.apply(value, site, Window(0, length, length, length))
+            return value
+
+        visits = {site: partial(visit, site, changes) for site, changes in self.edits_by_site(edits).items()}
+        with hooked(self._survey.points, visits):
+            yield
 
     def run_pass(
         self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None
