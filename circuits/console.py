@@ -116,5 +116,3 @@ def show(options: ShowOptions) -> Shown:
     page = options.out or options.circuit / "report.html"
     write_text(page, report(found))
     return Shown(page)
-
-

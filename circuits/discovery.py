@@ -60,7 +60,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         values = f"{self.clean:.3f} of the model, {self.circuit:.3f} of the circuit, {self.ablated:.3f} of no edges"
-        return f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
+        return (
+            f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,9 @@ class Discovery:
         ]
         rows = (self.curves.signed, self.curves.absolute, self.random.f.mean(0), *self.random.interval)
         for size, n_edges, *f in zip(self.curves.sizes, self.curves.n_edges, *(r.tolist() for r in rows), strict=True):
-            lines.append("  {:>6.3f}  {:>7,}  {:>8.3f}  {:>10.3f}  {:>8.3f} ({:.3f} to {:.3f})".format(size, n_edges, *f))
+            lines.append(
+                "  {:>6.3f}  {:>7,}  {:>8.3f}  {:>10.3f}  {:>8.3f} ({:.3f} to {:.3f})".format(size, n_edges, *f)
+            )
         areas = (self.curves.cpr, self.random.cpr, self.curves.cmd, self.random.cmd)
         return "\n".join([*lines, "CPR {:.3f} (random {:.3f})   CMD {:.3f} (random {:.3f})".format(*areas)])
 
@@ -262,9 +266,7 @@ def evaluate(
     )
 
 
-def _examples(
-    experiment: Experiment, values: Float[Tensor, " example"], model: HookedModel
-) -> tuple[Example, ...]:
+def _examples(experiment: Experiment, values: Float[Tensor, " example"], model: HookedModel) -> tuple[Example, ...]:
     clean = experiment.clean
     share = 1 - (clean - values) / (clean.mean() - experiment.ablated.mean())
     texts: list[tuple[str, str, str]] = []

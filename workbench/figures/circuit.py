@@ -272,9 +272,7 @@ def _path(graph, destination: int, source: int, places: dict) -> np.ndarray:
     return np.stack([x, y0 + 0.14 + (rise - 0.28) * t], axis=1)
 
 
-def _draw_nodes(
-    figure: go.Figure, circuit: "Circuit", values: np.ndarray, places: dict, inside: set[str]
-) -> None:
+def _draw_nodes(figure: go.Figure, circuit: "Circuit", values: np.ndarray, places: dict, inside: set[str]) -> None:
     names = list(places)
     within = np.array([name in inside for name in names])
     at = np.array([places[name] for name in names])
@@ -289,7 +287,9 @@ def _draw_nodes(
             textposition="middle center",
             textfont={"size": 10, "color": "#ffffff"},
             marker={
-                "symbol": ["square" if names[i] in ("input", "logits") or names[i][0] == "m" else "circle" for i in chosen],
+                "symbol": [
+                    "square" if names[i] in ("input", "logits") or names[i][0] == "m" else "circle" for i in chosen
+                ],
                 "size": 30 if strong else 9,
                 "color": "#525c6d" if strong else GREY,
                 "opacity": 1 if strong else 0.35,
