@@ -22,7 +22,9 @@ from workbench.tokens import starts_with_bos
 ROWS = 512
 """Prompts that are run at a time."""
 DRAWN = 1_024
-"""Random prompts from which each unit's first is the best."""
+"""Random prompts from which each unit's first are the best."""
+BEAMS = 4
+"""Prompts that are improved side by side for each unit, as swapping ends where no single swap helps."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def maximise(
     *,
     length: int = 8,
     steps: int = 40,
-    candidates: int = 32,
+    candidates: int = 16,
     top: int = 32,
     fluency: float | int = 0.0,
     sign: int = 1,
@@ -69,10 +71,10 @@ def maximise(
 ) -> Maximisation:
     """Find for each unit a prompt of `length` ordinary tokens that maximises `sign` times its activation at the end.
 
-    Each step tries `candidates` swaps for each unit, drawn from the `top` best of every position. `fluency` is what a
-    nat a token of the prompt's loss costs. `start` gives the prompts to begin from, such as the best of a corpus; by
-    default each unit's best of `DRAWN` random ones. A leading BOS is added for a model that was trained with one. The
-    result depends on the arguments alone. Raises `UnknownSite`, `SettingError`.
+    Each step tries `candidates` swaps for each of `BEAMS` prompts of each unit, drawn from the `top` best of every
+    position. `fluency` is what a nat a token of the prompt's loss costs. `start` gives the prompts to begin from, such
+    as the best of a corpus; by default each unit's best of `DRAWN` random ones. A leading BOS is added for a model that
+    was trained with one. The result depends on the arguments alone. Raises `UnknownSite`, `SettingError`.
     """
     width = _width(model, site)
     if not units or not all(0 <= unit < width for unit in units):
@@ -80,31 +82,29 @@ def maximise(
     if min(length, candidates, top) < 1 or steps < 0 or sign not in (1, -1):
         raise SettingError("length, candidates and top must be at least 1, steps at least 0, sign 1 or -1")
     generator = torch.Generator().manual_seed(seed)
-    search = _Search(model, site, torch.tensor(list(units)), sign, fluency)
-    if start is None:
-        start = search.draw(length, generator)
-    elif len(start) != len(units):
+    search = _Search(model, site, torch.tensor(list(units)).repeat_interleave(BEAMS), sign, fluency)
+    if start is not None and len(start) != len(units):
         raise SettingError(f"start has {len(start)} prompts for {len(units)} units")
-    tokens = start.clone()
-    best, history = search.score(tokens), []
+    tokens = search.draw(length, generator) if start is None else start.repeat_interleave(BEAMS, dim=0)
+    best, history, row = search.score(tokens), [], torch.arange(len(tokens))
     for step in range(steps):
         swapped = search.propose(tokens, min(top, len(search.allowed)), candidates, generator)
-        found, which = search.score(swapped.flatten(0, 1)).view(len(units), -1).max(1)
-        better = found > best
-        tokens = torch.where(better[:, None], swapped[torch.arange(len(units)), which], tokens)
-        best = torch.where(better, found, best)
-        history.append(best)
+        found, which = search.score(swapped.flatten(0, 1)).view(len(tokens), -1).max(1)
+        tokens = torch.where((found > best)[:, None], swapped[row, which], tokens)
+        best = torch.maximum(found, best)
+        history.append(best.view(-1, BEAMS).amax(1))
         if on_progress:
             on_progress(step + 1)
+    winners = row.view(-1, BEAMS).gather(1, best.view(-1, BEAMS).argmax(1, keepdim=True))[:, 0]
     activations, losses = search.measure(tokens, fluent=True)
     return Maximisation(
         site=site,
         units=list(units),
         sign=sign,
-        activations=sign * activations,
-        losses=losses,
-        tokens=tokens,
-        strings=[model.token_strings(row) for row in tokens],
+        activations=sign * activations[winners],
+        losses=losses[winners],
+        tokens=tokens[winners],
+        strings=[model.token_strings(prompt) for prompt in tokens[winners]],
         history=torch.stack(history) if history else torch.empty(0, len(units)),
     )
 
@@ -117,7 +117,7 @@ def _width(model: HookedModel, site: str) -> int:
 
 
 class _Search:
-    """The objective of each unit, and swaps that its gradient likes."""
+    """The objective of each unit, and swaps that its gradient likes. A unit stands once for each of its beams."""
 
     def __init__(self, model: HookedModel, site: str, units: Tensor, sign: int, fluency: float | int):
         self.model, self.site, self.units, self.sign, self.fluency = model, site, units, sign, float(fluency)
@@ -138,14 +138,15 @@ class _Search:
         new = choices[torch.arange(n_units)[:, None], position, place]
         return tokens[:, None].repeat(1, n, 1).scatter(2, position[..., None], new[..., None])
 
-    def draw(self, length: int, generator: torch.Generator) -> Int[Tensor, "unit pos"]:
-        """Of `DRAWN` random prompts, the one that drives each unit furthest."""
+    def draw(self, length: int, generator: torch.Generator) -> Int[Tensor, "row pos"]:
+        """Of `DRAWN` random prompts, for each unit the `BEAMS` that drive it furthest."""
         drawn = self.allowed[torch.randint(len(self.allowed), (DRAWN, length), generator=generator)]
         ends = torch.cat([self._run(rows, fluent=False)[self.site].flatten(2)[:, -1] for rows in drawn.split(ROWS)])
-        return drawn[(self.sign * ends[:, self.units.to(ends.device)]).argmax(0).cpu()]
+        furthest = (self.sign * ends[:, self.units[::BEAMS].to(ends.device)]).topk(BEAMS, dim=0).indices
+        return drawn[furthest.T.flatten().cpu()]
 
     def score(self, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, " row"]:
-        """The objective of each prompt. Rows are the units, each as many times as there are rows for it."""
+        """The objective of each prompt; the rows are shared evenly among the units, in their order."""
         activation, loss = self.measure(tokens, fluent=self.fluency != 0)
         return activation - self.fluency * loss
 

@@ -39,7 +39,7 @@ class PromptPairs:
     """Positions that have a name, such as where the subject stands."""
     choices: Int[Tensor, " choice"] | None = None
     """The tokens that an answer is chosen from, if a prompt has many right answers and many wrong ones."""
-    right: Bool[Tensor, "answer choice"] | None = None
+    right: Bool[Tensor, "answer_ choice_"] | None = None
     """Which of the choices are right."""
 
     def __post_init__(self) -> None:

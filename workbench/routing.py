@@ -126,11 +126,12 @@ def _layers_with_router(model: HookedModel) -> list[int]:
 def _router_logits(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], layers: list[int]
 ) -> list[Float[Tensor, "token expert"]]:
-    found: dict[int, Tensor] = {}
-    points = {layer: partial(attach, model.bridge.hook_dict[ROUTER.format(layer)]) for layer in layers}
-    with hooked(points, {layer: partial(found.__setitem__, layer) for layer in layers}):
+    found: dict[str, Tensor] = {}
+    names = [ROUTER.format(layer) for layer in layers]
+    points = {name: partial(attach, model.bridge.hook_dict[name]) for name in names}
+    with hooked(points, {name: partial(found.__setitem__, name) for name in names}):
         model.run(tokens)
-    return [found[layer] for layer in layers]
+    return [found[name] for name in names]
 
 
 def _counts(

@@ -60,8 +60,8 @@ class BaseRun:
     ) -> Run:
         """Run `copies` of the base run, one after the other in the batch, from `layer` and position `start` on.
 
-        Gives what `model.run(tokens.repeat(copies, 1), edits=edits, …)` gives, from position `start` on, and the
-        logits at the last position only, [copies·batch 1 d_vocab], unless they are wanted at `every_position`.
+        Gives what `model.run(tokens.repeat(copies, 1), edits=edits, …)` gives, from position `start` on; tokens and
+        logits are those of the last position only, [copies·batch 1 d_vocab], unless wanted at `every_position`.
         Positions count as in a whole run; an edit's changes before `start` are not made. `resid` stands in for the
         base run's residual stream before `layer`.
 
@@ -84,6 +84,7 @@ class BaseRun:
         tokens = self.tokens[:, start:].repeat(copies, 1)
         with self._skipping(layer), nullcontext() if every_position else _last_position_only(self.model):
             logits = self.model.run_pass(tokens, work, self._past(layer, start, copies))
+        tokens = tokens if every_position else tokens[:, -1:]
         return Run(tokens, logits, {name: work.captured[name] for name in names})
 
     def _past(self, layer: int, start: int, copies: int) -> DynamicCache | None:
@@ -134,7 +135,7 @@ def base_run(model: HookedModel, inputs: Inputs, capture: Sequence[str] = ()) ->
         watch.remove()
     past = tuple((layer.keys, layer.values) for layer in cache.layers) if cache else ()
     base = BaseRun(model, tokens, logits, work.captured, past, len(outputs[0]) if isinstance(outputs[0], tuple) else 0)
-    if length > 1 and past and _agrees(base, length // 2):
+    if length > 1 and past and _can_reuse_past(base):
         return base
     base = replace(base, past=())
     if not _agrees(base, 0):
@@ -142,12 +143,16 @@ def base_run(model: HookedModel, inputs: Inputs, capture: Sequence[str] = ()) ->
     return base
 
 
-def _agrees(base: BaseRun, start: int) -> bool:
-    """Whether the run, taken up at its last layer, ends as it did, to the square root of the precision."""
+def _can_reuse_past(base: BaseRun) -> bool:
     try:
-        again = base.resume(base.model.info.n_layers - 1, start=start).logits[:, -1]
+        return _agrees(base, base.n_pos // 2)
     except Exception:  # a model that cannot do it fails in its own way
         return False
+
+
+def _agrees(base: BaseRun, start: int) -> bool:
+    """Whether the run, taken up at its last layer, ends as it did, to the square root of the precision."""
+    again = base.resume(base.model.info.n_layers - 1, start=start).logits[:, -1]
     return bool((again - base.logits).norm() <= torch.finfo(again.dtype).eps ** 0.5 * base.logits.norm())
 
 

@@ -26,8 +26,6 @@ Measure = Callable[[str, Bool[Tensor, "copy ..."], int], Float[Tensor, "copy bat
 """(site, masks of some cells, first position to compute) -> a number for each prompt with each of the cells changed."""
 OnProgress = Callable[[int, int], None]
 """Called with the number of cells done and of all."""
-OVERHEAD = {True: 5_000_000, False: 500_000_000}
-"""Cost of a layer that computes next to nothing, in positions · d_model², on a CPU (True) and elsewhere."""
 ELEMENTS = 2**24
 """The largest activation that a forward pass may make, in numbers; it bounds the memory."""
 
@@ -133,7 +131,7 @@ def sweep(
     cells, starts, n_batch = grid.cells(), grid.starts(), len(base.tokens)
     if whole or not base.past:
         starts = torch.zeros_like(starts)
-    starts = shared_starts(starts, OVERHEAD[base.model.device.type == "cpu"] // (n_batch * base.model.info.d_model**2))
+    starts = shared_starts(starts, overhead(base.model) // n_batch)
     values = torch.empty(len(grid.sites), len(cells), n_batch)
     done = 0
     for start in starts.unique().tolist():
@@ -159,6 +157,12 @@ def changed(base: BaseRun, substitute: Substitute, score: Score, *, whole: bool 
         return score(logits if whole else logits[:, :, -1])
 
     return measure
+
+
+def overhead(model: HookedModel) -> int:
+    """What a pass costs beside its arithmetic, as a number of positions that could be computed instead (measured)."""
+    positions = 40 + 5_000_000 // model.info.d_model**2
+    return positions if model.device.type == "cpu" else 100 * positions
 
 
 def shared_starts(starts: Int[Tensor, " cell"], waste: int) -> Int[Tensor, " cell"]:

@@ -95,4 +95,6 @@ def behavioural_edges(model: HookedModel, pairs: PromptPairs, ablation: Ablation
     moved = torch.zeros(len(where))
     for batch, logits in experiment.logits(circuits):
         moved = torch.maximum(moved, (logits - batch.clean.logits).abs().amax((1, 2)).cpu())
-    return frozenset(graph.edge_name(*where[number]) for number in (moved > TOLERANCE).nonzero()[:, 0].tolist())
+    found = torch.zeros_like(graph.edges)
+    found[graph.edges] = moved > TOLERANCE
+    return frozenset(graph.names(found))
