@@ -50,6 +50,9 @@ class Thresholds:
                 raise SettingError(f"the threshold {name} is {value}; it must be between 0 and 1")
 
 
+STANDARD = Thresholds()
+
+
 @dataclass(frozen=True)
 class HeadRole:
     """One head, one role, and what speaks for it."""

@@ -36,6 +36,7 @@ from circuits.ioi.roles import (
     NEGATIVE,
     PREVIOUS,
     S_INHIBITION,
+    STANDARD,
     SUPPRESSOR,
     HeadRole,
     IOIRoles,
@@ -56,7 +57,7 @@ def ioi_roles(
     model: HookedModel,
     pairs: Pairs,
     *,
-    thresholds: Thresholds = Thresholds(),
+    thresholds: Thresholds = STANDARD,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> IOIRoles:
