@@ -1,4 +1,4 @@
-"""How faithful a ranking's circuits are at every size, beside random rankings: CPR and CMD with something to compare."""
+"""How faithful the circuits of a ranking are at every size, beside those of random rankings: CPR and CMD."""
 
 from dataclasses import dataclass
 

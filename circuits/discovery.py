@@ -88,7 +88,8 @@ class Discovery:
             "   share    edges  f signed  f absolute  f random (95%)",
         ]
         rows = (self.curves.signed, self.curves.absolute, self.random.f.mean(0), *self.random.interval)
-        for size, n_edges, *f in zip(self.curves.sizes, self.curves.n_edges, *(r.tolist() for r in rows), strict=True):
+        columns = [(row.round(decimals=3) + 0.0).tolist() for row in rows]  # no minus before a zero
+        for size, n_edges, *f in zip(self.curves.sizes, self.curves.n_edges, *columns, strict=True):
             lines.append(
                 "  {:>6.3f}  {:>7,}  {:>8.3f}  {:>10.3f}  {:>8.3f} ({:.3f} to {:.3f})".format(size, n_edges, *f)
             )
@@ -233,7 +234,8 @@ def discover(
 ) -> Discovery:
     """Score all edges on `n` prompts of a task, keep the first `edges` (share or number), and test on `n` others.
 
-    Raises `SettingError` for an unknown method, ablation or number, `PromptError` for a task the model has no words for.
+    Raises `SettingError` for an unknown method, ablation or number, `PromptError` for a task that the model
+    has no words for.
     """
     used, held_out = halves(task.prompts(model, 2 * n, seed=seed))
     filling = make_ablation(ablation, model, used)
