@@ -36,8 +36,7 @@ def test_parts_are_ablated_on_a_task_and_on_a_text(capsys, tinytown):
     assert status == 0
     expected = ablation_study(tinytown, task_prompts("agreement", 24), "blocks.*.attn.hook_z", ["head"], how="zero")
     assert out.strip() == str(expected)
-    status, out, _ = run(ablate, capsys, "--corpus", "tinytown", "--examples", 4, "--site", "blocks.*.hook_mlp_out",
-                         "--by", "position", "--context", 8, "--json")  # fmt: skip
+    status, out, _ = run(ablate, capsys, "--corpus", "tinytown", "--examples", 4, "--context", 8, "--json")
     assert status == 0
     assert json.loads(out)["metric"] == "loss"
 
@@ -55,6 +54,7 @@ def test_parts_are_ablated_on_a_task_and_on_a_text(capsys, tinytown):
         (ablate, ("--task", "ioi", "--corpus", "tinytown"), "either a task or a corpus"),
         (ablate, ("--corpus", "missing.txt"), "missing.txt"),
         (ablate, ("--by", "neuron"), "neuron"),
+        (ablate, ("--corpus", "tinytown", "--by", "position"), "not the same in all contexts"),
     ],
 )
 def test_mistakes_are_named_in_a_line(capsys, module, arguments, says):
