@@ -29,6 +29,9 @@ def run(options: AppOptions) -> None:
     """Serve until interrupted. The page answers at once; the model loads behind it."""
     if not 1 <= options.port <= 65535:
         raise SettingError(f"port is {options.port}; it must be between 1 and 65535")
+    for directory in options.sae:
+        if not (directory / "cfg.json").is_file():
+            raise SettingError(f"--sae {directory} is not the directory of an SAE: it has no cfg.json")
     from app.server import HOST, create_app, serve
     from app.session import Session
 

@@ -15,16 +15,17 @@ from saes.config import CompareConfig, EvalConfig, FinetuneConfig, SweepConfig, 
 from saes.finetuner import FinetuneMetrics
 from saes.finetuning import FinetuneResult
 from saes.judging.judgement import Judgement, judge
-from saes.judging.probing import read_labels
 from saes.origin import origin
 from saes.parallel.joining import device_here, leads
 from saes.run_directory import SETTINGS_FILE
 from saes.storage import load_sae
 from saes.sweep import read_sweep
 from saes.training import Metrics, TrainResult
+from workbench.corpus import open_held_out
 from workbench.errors import TrainingError
 from workbench.files import write_text
 from workbench.model import load_model
+from workbench.texts import read_labels
 
 
 def train(config: TrainConfig) -> TrainResult | None:
@@ -117,7 +118,7 @@ def evaluate(config: EvalConfig) -> Judgement:
     if trained.get("model_fingerprint", model.fingerprint) != model.fingerprint:
         print(f"workbench: {name} is not the model this SAE was trained on: its weights differ", file=sys.stderr)
     context = config.context or trained.get("context_size") or 128
-    corpus = training.open_held_out(source, model, context=context)
+    corpus = open_held_out(source, model.tokenizer, context=context)
     with _progress("measuring", config.tokens) as (bar, task):
         return judge(
             sae.to(model.device),
@@ -140,5 +141,6 @@ def _progress(what: str, total: int) -> Iterator[tuple[Progress, int]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not leads()) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (leads() and console.is_terminal)) as bar:
         yield bar, bar.add_task(what, total=total, note="")

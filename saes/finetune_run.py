@@ -14,10 +14,10 @@ from torch import Tensor
 
 from saes.checkpoints import Checkpoints, read_facts, restore
 from saes.finetuner import FinetuneMetrics, Finetuner
-from saes.interrupt import Interrupt
 from saes.loggers import RunLog
 from workbench.corpus import START, Corpus, Position
 from workbench.errors import TrainingError
+from workbench.interrupt import Interrupt
 
 
 class Contexts:

@@ -17,11 +17,11 @@ from torch import Tensor
 from saes.config import FinetuneConfig
 from saes.evaluation import of_text, on_text
 from saes.hold import hold_for, l0
-from saes.moments import moments, restore_moments, under
 from saes.sae import SAE, norm_scale, normalized_error
 from saes.sparse import Code, Dense
 from workbench.edits import splice
 from workbench.model import HookedModel
+from workbench.moments import moments, restore_moments, under
 
 
 @dataclass(frozen=True)

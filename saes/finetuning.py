@@ -15,7 +15,6 @@ from saes.evaluation import evaluate
 from saes.finetune_run import Contexts, FinetuneRun
 from saes.finetuner import FinetuneMetrics, Finetuner
 from saes.index.gather import fingerprint
-from saes.interrupt import Interrupt
 from saes.loggers import RunLog, check_loggers
 from saes.origin import origin
 from saes.report import SAEReport
@@ -23,11 +22,11 @@ from saes.route import check_route, rows_at
 from saes.run_directory import RunDirectory
 from saes.sae import SAE
 from saes.storage import load_sae
-from saes.training import open_held_out
 from workbench.activations import special_ids
-from workbench.corpus import Corpus, open_corpus
+from workbench.corpus import Corpus, open_corpus, open_held_out
 from workbench.errors import SettingError, TrainingError
 from workbench.files import held
+from workbench.interrupt import Interrupt
 from workbench.model import HookedModel, load_model
 
 
@@ -91,7 +90,7 @@ def finetune(
     if corpus is None:
         context = config.context or sae.cfg.metadata.get("context_size") or 128
         corpus = open_corpus(source, model.tokenizer, context=context, seed=config.seed)
-        held_out = open_held_out(source, model, context)
+        held_out = open_held_out(source, model.tokenizer, context=context)
     facts = {
         "model_fingerprint": model.fingerprint,
         "corpus_fingerprint": corpus.fingerprint,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from saes.run_directory import METRICS_FILE, TENSORBOARD_DIRECTORY, WANDB_FILE, MetricsLog
+from saes.run_directory import METRICS_FILE, TENSORBOARD_DIRECTORY, WANDB_FILE
 from workbench.errors import DamagedFile, SettingError, TrainingError
 from workbench.files import read_json, write_json
+from workbench.metrics_log import MetricsLog
 
 PROJECT = "interp-workbench"
 """What runs are filed under at Weights & Biases, unless WANDB_PROJECT says otherwise."""

@@ -3,11 +3,7 @@
 report.json is written last: a run that has one is complete.
 """
 
-import errno
 import glob
-import json
-import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from saes.sae import SAE
 from saes.storage import CONFIG_FILE, WEIGHTS_FILE, save_sae
 from workbench.errors import DamagedFile, SettingError
 from workbench.files import read_json, remove_parts, write_json, write_text
+from workbench.metrics_log import rewind
 
 SETTINGS_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -57,9 +54,7 @@ class RunDirectory:
     def reopen(self, step: int) -> None:
         """Bring the directory back to how it was at a step: what was written later is taken back."""
         self._clear(_RESULTS)
-        path = self.path / METRICS_FILE
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        write_text(path, b"".join(line for line in lines if _step(line) <= step).decode())
+        rewind(self.path / METRICS_FILE, step)
 
     def check(self, config: TrainConfig | FinetuneConfig) -> None:
         """Raises `SettingError` if the run was begun with other settings, `DamagedFile` if it does not say which."""
@@ -96,43 +91,3 @@ class RunDirectory:
         remove_parts(self.path.parent, of=glob.escape(self.path.name))
         remove_parts(self.path)
         remove_parts(self.path / "checkpoints")
-
-
-def _step(line: bytes) -> float:
-    """The step of a line of metrics.jsonl; infinite for one that was not written to its end."""
-    try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-class MetricsLog:
-    """A JSON-lines file that holds whole lines only: a line that the disk has no room for is taken back."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file = self.path.open("ab", buffering=0)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append one line; NaN and infinity become null. Raises `OSError`, naming the file, if the disk is full."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in record.items()
-        }
-        line = json.dumps(finite).encode() + b"\n"
-        try:
-            written = self._file.write(line)
-            if written != len(line):
-                os.ftruncate(self._file.fileno(), self._file.tell() - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

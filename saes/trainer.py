@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from saes.architectures import ARCHITECTURES
 from saes.config import TrainConfig
-from saes.moments import moments, restore_moments, under
 from saes.sae import SAE, Signals, Step, geometric_median, norm_scale, normalized_error
 from saes.team import ALONE, Team
 from workbench.errors import TrainingError
+from workbench.moments import moments, restore_moments, under
 
 
 @dataclass(frozen=True)

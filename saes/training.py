@@ -14,7 +14,6 @@ from saes.architectures import ARCHITECTURES
 from saes.checkpoints import Checkpoints, check_origin
 from saes.config import TrainConfig
 from saes.evaluation import evaluate
-from saes.interrupt import Interrupt
 from saes.loggers import check_loggers
 from saes.parallel.joining import joined
 from saes.report import SAEReport
@@ -26,16 +25,14 @@ from saes.trainer import Metrics, Trainer
 from saes.training_pass import TrainingPass
 from saes.training_run import TrainingRun
 from workbench.activations import ActivationStream, shuffled_activations
-from workbench.corpus import Corpus, open_corpus
-from workbench.errors import CorpusError, SettingError, TrainingError
+from workbench.corpus import Corpus, open_corpus, open_held_out
+from workbench.errors import SettingError, TrainingError
 from workbench.files import held
+from workbench.interrupt import Interrupt
 from workbench.model import HookedModel, load_model
 
 STATISTICS_ROWS = 16_384
 """Activations from which the input's scale and the decoder's bias are estimated."""
-
-HELD_OUT_SEED = 2**31 - 1
-"""Orders a corpus without a held-out part when an SAE is measured on it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ def _train_in(
     configs = [_explicit(config, route) for config, route in zip(configs, routes, strict=True)]
     if corpus is None:
         corpus = open_corpus(shared.corpus_name, model.tokenizer, context=shared.context, seed=shared.order)
-        held_out = open_held_out(shared.corpus_name, model, shared.context)
+        held_out = open_held_out(shared.corpus_name, model.tokenizer, context=shared.context)
     last = checkpoints.last() if shared.resume else None
     if last:
         _check_same(last, configs, directories, model, corpus)
@@ -272,16 +269,6 @@ def _check_same(
     for directory, config in zip(directories, configs, strict=True):
         directory.check(config)
     check_origin(checkpoint, {"model": configs[0].model, "corpus": configs[0].corpus_name}, _origin(model, corpus))
-
-
-def open_held_out(source: str, model: HookedModel, context: int) -> Corpus:
-    """The held-out part of a corpus. Of one that has none, all of it in another order, under a name that says so."""
-    try:
-        return open_corpus(source, model.tokenizer, context=context, split="held_out")
-    except CorpusError:
-        corpus = open_corpus(source, model.tokenizer, context=context, seed=HELD_OUT_SEED)
-        corpus.name += " (trained on as well: it has no held-out part)"
-        return corpus
 
 
 def metadata_of(config: TrainConfig, route: Route, model: HookedModel, corpus: Corpus) -> dict[str, Any]:

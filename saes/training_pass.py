@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.checkpoints import Checkpoints, read_facts, restore
-from saes.interrupt import Interrupt
 from saes.trainer import Metrics
 from saes.training_run import TrainingRun
 from workbench.activations import ActivationStream
 from workbench.errors import TrainingError
 from workbench.files import remove_directory, whole_directory
+from workbench.interrupt import Interrupt
 
 T = TypeVar("T")
 

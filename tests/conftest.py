@@ -37,6 +37,12 @@ def hooked(checkpoint: Callable[[str], Path]) -> Callable[[str], HookedModel]:
     return load
 
 
+@pytest.fixture(scope="session")
+def tinytown() -> HookedModel:
+    """The bundled model."""
+    return load_model("tinytown")
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -34,6 +34,9 @@ class Position(NamedTuple):
 
 START = Position()
 
+HELD_OUT_SEED = 2**31 - 1
+"""Of the order in which a corpus without a held-out part is read again."""
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -204,6 +207,16 @@ def open_corpus(
         pad=next((i for i in (tokenizer.pad_token_id, bos_id) if i is not None), 0),
         digest=lambda: f"{content()} {split} {encode.fingerprint}",
     )
+
+
+def open_held_out(source: str | Path, tokenizer: Any = None, *, context: int = 128) -> PackedCorpus:
+    """The held-out part of a corpus. Of one that has none, all of it in another order, under a name that says so."""
+    try:
+        return open_corpus(source, tokenizer, context=context, split="held_out")
+    except CorpusError:
+        corpus = open_corpus(source, tokenizer, context=context, seed=HELD_OUT_SEED)
+        corpus.name += " (trained on as well: it has no held-out part)"
+        return corpus
 
 
 def _open_tinytown(genre: str | None, tokenizer: Any, *, context: int, seed: int, split: str) -> PackedCorpus:

@@ -212,10 +212,7 @@ def project_out(
 
     With one row per head, each head loses its own direction. The direction need not be of unit length, but not zero.
     """
-    length = direction.norm(dim=-1, keepdim=True)
-    if (length == 0).any():
-        raise EditError("project_out needs a direction, and was given a vector of zeros")
-    unit = direction / length
+    unit = _unit("project_out", direction)
     return Edit(
         site,
         lambda part, unit: part - (part * unit).sum(dim=-1, keepdim=True) * unit,
@@ -224,6 +221,37 @@ def project_out(
         heads,
         "project_out",
     )
+
+
+def clamp(
+    site: str,
+    direction: Float[Tensor, "... d"],
+    value: float | int = 0.0,
+    *,
+    positions: Selection = None,
+    heads: Selection = None,
+) -> Edit:
+    """Set the component along `direction` to `value`, in the activation's own units, whatever it was.
+
+    At 0 this is `project_out`. With one row per head, each head's own direction. The direction need not be of unit
+    length, but not zero.
+    """
+    unit = _unit("clamp", direction)
+    return Edit(
+        site,
+        lambda part, unit: part + (value - (part * unit).sum(dim=-1, keepdim=True)) * unit,
+        (unit,),
+        positions,
+        heads,
+        "clamp",
+    )
+
+
+def _unit(name: str, direction: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    length = direction.norm(dim=-1, keepdim=True)
+    if (length == 0).any():
+        raise EditError(f"{name} needs a direction, and was given a vector of zeros")
+    return direction / length
 
 
 def splice(

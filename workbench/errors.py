@@ -13,6 +13,9 @@
 The command line prints the text of any of these and exits with status 1. Anything else is a bug, traceback and all.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class WorkbenchError(Exception):
     """Base of every error that is the user's to mend."""
@@ -52,3 +55,9 @@ class ProcessLost(WorkbenchError):
 
 class SettingError(WorkbenchError):
     """An option whose value makes no sense."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that it is nearest to, if there is one."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

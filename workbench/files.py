@@ -1,5 +1,6 @@
 """Files written whole or not at all, and read with errors that name the file and what is wrong with it."""
 
+import csv
 import json
 import os
 import shutil
@@ -136,6 +137,30 @@ def parse_json(content: bytes, path: str | Path) -> Any:
         raise DamagedFile(f"{path} is not valid JSON ({error})") from None
 
 
+def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a .jsonl or .csv file, each with the number of the line that it ends on.
+
+    A line of JSON that is no object is an empty record. Raises `DamagedFile` for a file that is neither.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".csv"):
+        raise DamagedFile(f"{path}: a .jsonl or .csv file is needed")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                for record in (rows := csv.DictReader(file)):
+                    yield rows.line_num, record
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    record = json.loads(line)
+                    yield number, record if isinstance(record, dict) else {}
+    except json.JSONDecodeError as error:
+        raise DamagedFile(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -155,6 +180,17 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise _not_tensors(path, error) from None
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; `DamagedFile` as for `read_tensors`."""
+    if not Path(path).is_file():
+        raise DamagedFile(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
     except SafetensorError as error:
         raise _not_tensors(path, error) from None
 

@@ -1,6 +1,6 @@
 """Continuing a prompt, one token at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,26 +70,27 @@ class Sampling:
 
 
 def extend(
-    step: Callable[[Int[Tensor, "batch pos"], int], Float[Tensor, " d_vocab"]],
-    prompt: Int[Tensor, " pos"],
+    step: Callable[[Int[Tensor, "batch pos"], int], Float[Tensor, "batch d_vocab"]],
+    prompts: Int[Tensor, "batch pos"],
     *,
     limit: int,
     sampling: Sampling,
-    seed: int,
+    seeds: Sequence[int],
     eos: frozenset[int],
-) -> Int[Tensor, " pos_"]:
-    """`prompt` and what follows it, up to `limit` tokens in all or an end-of-sequence token.
+) -> list[Int[Tensor, " pos_"]]:
+    """Each prompt and what follows it, up to `limit` tokens in all or an end-of-sequence token.
 
     `step(tokens, start)` is given the tokens from position `start` on, having been given all those before already, and
-    returns the logits at the last.
+    returns the logits at the last. Each row draws with a generator of its own, so that its text does not depend on the
+    rows beside it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    tokens, start = prompt, 0
-    while len(tokens) < limit:
-        logits = step(tokens[None, start:], start)
-        start = len(tokens)
-        token = sampling.draw(logits, generator)
-        tokens = torch.cat([tokens, tokens.new_tensor([token])])
-        if token in eos:
-            break
-    return tokens
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    tokens, start = prompts, 0
+    ends = [limit] * len(prompts)
+    while tokens.shape[1] < limit and limit in ends:
+        logits = step(tokens[:, start:], start)
+        start = tokens.shape[1]
+        new = [sampling.draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
+        tokens = torch.cat([tokens, tokens.new_tensor(new)[:, None]], dim=1)
+        ends = [min(end, start + 1) if token in eos else end for end, token in zip(ends, new, strict=True)]
+    return [row[:end] for row, end in zip(tokens, ends, strict=True)]

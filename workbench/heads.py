@@ -84,14 +84,19 @@ def stripe_scores(patterns: Float[Tensor, "layer batch head query key"], length:
     return Stripes(stripe(1, second - length + 1), stripe(length, second), stripe(length - 1, second))
 
 
+def ordinary_tokens(model: HookedModel) -> Int[Tensor, " token"]:
+    """The tokens that a text is made of: no special ones, and no padding of the embedding."""
+    special = set(model.tokenizer.all_special_ids) if model.tokenizer else set()
+    vocabulary = min(model.info.d_vocab, len(model.tokenizer)) if model.tokenizer else model.info.d_vocab
+    return torch.tensor([token for token in range(vocabulary) if token not in special])
+
+
 def repeated_tokens(model: HookedModel, length: int, batch: int, seed: int) -> Int[Tensor, "batch pos"]:
     """`batch` sequences of `length` distinct random tokens, repeated once, after BOS if the model was trained with one.
 
     Special tokens are never drawn. Raises `SettingError` if they do not fit the context or the vocabulary.
     """
-    special = set(model.tokenizer.all_special_ids) if model.tokenizer else set()
-    vocabulary = min(model.info.d_vocab, len(model.tokenizer)) if model.tokenizer else model.info.d_vocab
-    ordinary = torch.tensor([token for token in range(vocabulary) if token not in special])
+    ordinary = ordinary_tokens(model)
     prefix = [model.tokenizer.bos_token_id] if model.tokenizer and starts_with_bos(model.tokenizer) else []
     fits = min((model.info.n_ctx - len(prefix)) // 2, len(ordinary))
     if not 2 <= length <= fits:

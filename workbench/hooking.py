@@ -101,7 +101,8 @@ def hooked(points: Mapping[str, Attach], visits: Mapping[str, Visit]) -> Iterato
         yield
 
 
-def _attach(point: HookPoint, visit: Visit) -> Callable[[], None]:
+def attach(point: HookPoint, visit: Visit) -> Callable[[], None]:
+    """Let a visitor in at a hook point; returns what sends it away again."""
     point.add_hook(lambda value, hook: visit(value))
     handle = point.fwd_hooks[-1]
 
@@ -148,7 +149,7 @@ def _points(bridge: TransformerBridge) -> dict[str, Attach]:
     """How to visit each site that the bridge has a hook point for."""
     known = bridge.hook_dict
     found = {site: known[site] for site in sites.vocabulary(bridge.cfg.n_layers) if site in known}
-    points = {site: partial(_attach, point) for site, point in found.items() if not _is_whole_mlp(site, known)}
+    points = {site: partial(attach, point) for site, point in found.items() if not _is_whole_mlp(site, known)}
     for layer, block in enumerate(bridge.blocks):
         attention = getattr(getattr(block, "attn", None), "original_component", None)
         if isinstance(attention, NativeAttention):

@@ -1,9 +1,11 @@
-"""The logit lens: what the model would predict if it stopped after each layer.
+"""The logit lens: what the model would predict from what it has computed so far, or from one part of it alone.
 
 nostalgebraist, "interpreting GPT: the logit lens" (2020): the residual stream of every layer is passed through the
-model's own final norm and unembedding.
+model's own final norm and unembedding. What a sublayer or a head adds to the stream is read by the final norm with its
+scale held where it is at the end of the stream, so that the logits of all parts add up to the model's.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,19 +13,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import SettingError
-from workbench.model import HookedModel
+from workbench.model import HookedModel, Run
+from workbench.norms import freeze
+from workbench.residual import attention_output
+from workbench.sites import layer_of
+from workbench.tuned_lens import EMBEDDING, LAYERS, TunedLens
 
-EMBEDDING = "blocks.0.hook_resid_pre"
-LAYERS = "blocks.*.hook_resid_post"
+READ = ("layers", "stream", "sublayers", "heads")
+"""What can be read: the residual stream after each layer, or after each sublayer; what each sublayer adds to it, or
+each head."""
+
+Row = tuple[str, str, Float[Tensor, "pos d_vocab"]]
+"""Label, site and logits of a row; rows come one after another, so that one is held at a time."""
 
 
 @dataclass(frozen=True)
 class LensResult:
-    """Predictions read off the residual stream.
+    """Predictions read off the inside of a model, one row for each place and one column for each position.
 
-    Row 0 is the embedding, row i + 1 the output of layer i, the last row the model's own prediction. Ranks count from
-    1, the most probable token; entropy and divergence are in nats. `next_*` concern the token that really follows, so
-    they have no column for the last position.
+    Ranks count from 1, the most probable token; entropy and divergence are in nats. `next_*` concern the token that
+    really follows, so they have no column for the last position.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -36,45 +45,142 @@ class LensResult:
     top_probs: Float[Tensor, "row pos k"]
     entropy: Float[Tensor, "row pos"]
     kl_to_final: Float[Tensor, "row pos"]
-    """KL(final ‖ row): what is lost by reading the row in place of the final distribution. Zero in the last row."""
+    """KL(final ‖ row): what is lost by reading the row in place of the model's own prediction."""
     final_rank: Int[Tensor, "row pos"]
     """Rank, in the row, of the token that the model finally predicts."""
     next_rank: Int[Tensor, "row pos-1"]
     next_prob: Float[Tensor, "row pos-1"]
+    lens: str = "Logit lens"
+    read: str = "layers"
+    """What the rows are: one of `READ`."""
 
     def __str__(self) -> str:
         """For the last position, one line a row: the top tokens, the entropy, the divergence from the final row."""
-        lines = [f"Logit lens after {self.strings[-1]!r} (position {len(self.strings) - 1})"]
+        lines = [f"{self.lens} after {self.strings[-1]!r} (position {len(self.strings) - 1})"]
+        width = max(5, *map(len, self.labels))
         for row, label in enumerate(self.labels):
             top = zip(self.top_strings[row][-1], self.top_probs[row, -1].tolist(), strict=True)
             words = "  ".join(f"{string!r} {prob:.3f}" for string, prob in top)
             entropy, kl = self.entropy[row, -1].item(), self.kl_to_final[row, -1].item()
-            lines.append(f"  {label:>5}  entropy {entropy:5.2f}  KL {kl:6.2f}  {words}")
+            lines.append(f"  {label:>{width}}  entropy {entropy:5.2f}  KL {kl:6.2f}  {words}")
         return "\n".join(lines)
 
 
-def logit_lens(model: HookedModel, prompt: str | Int[Tensor, " pos"], *, k: int = 5) -> LensResult:
-    """Decode the residual stream before layer 0 and after every layer, at every position.
+def logit_lens(
+    model: HookedModel,
+    prompt: str | Int[Tensor, " pos"],
+    *,
+    read: str = "layers",
+    tuned: TunedLens | None = None,
+    k: int = 5,
+) -> LensResult:
+    """Decode what the model holds at every position, at each of the places that `read` (one of `READ`) names.
 
-    One row of logits is held at a time, so memory is that of one forward.
-    Raises `PromptError` for an empty prompt or one longer than the context, `SettingError` for k outside 1..d_vocab.
+    "layers" and "stream" begin with the embedding and end with the model's own prediction; a `tuned` lens translates
+    the rows before. "sublayers" and "heads" are read without the biases of the final norm and unembedding, and without
+    a soft cap: with them, the logits of the embedding and all sublayers add up to the model's.
+
+    One row of logits is held at a time, so memory is that of one forward. Raises `PromptError` for an empty prompt or
+    one longer than the context, `SettingError` for k outside 1..d_vocab and for another `read`.
+    """
+    if read not in READ:
+        raise SettingError(f"a lens reads {', '.join(READ)}, not {read!r}")
+    if tuned is not None and read != "layers":
+        raise SettingError(f"a tuned lens has a translator for each layer; it cannot read {read}")
+    if tuned is not None:
+        tuned.check(model)
+    tokens = model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt.to(model.device)
+    n_layers = model.info.n_layers
+    last = LAYERS.replace("*", str(n_layers - 1))
+    sites = [site for layer in range(n_layers) for site in _sites(model, read, layer)]
+    run = model.run(tokens[None], capture=list(dict.fromkeys([EMBEDDING, *sites, last])))
+    if read == "heads":
+        rows = _heads(model, run, last)
+    elif read == "sublayers":
+        rows = _sublayers(model, run, last)
+    else:
+        rows = _stream(model, run, [EMBEDDING, *sites], tuned)
+    final = model.unembed(run[last][0]).float().log_softmax(-1)
+    return read_rows(model, tokens, rows, final, k, lens="Logit lens" if tuned is None else "Tuned lens", read=read)
+
+
+def _sites(model: HookedModel, read: str, layer: int) -> list[str]:
+    """The sites of a layer that are read, in the order of their rows."""
+    names = {
+        "layers": ["hook_resid_post"],
+        "stream": ["hook_resid_mid", "hook_resid_post"],
+        "sublayers": ["hook_attn_out", "hook_mlp_out"],
+        "heads": ["attn.hook_z", "hook_attn_out"],
+    }[read]
+    found = [f"blocks.{layer}.{name}" for name in names]
+    return [site for site in found if site in model.sites or not site.endswith("resid_mid")]  # none in parallel blocks
+
+
+def _stream(model: HookedModel, run: Run, sites: list[str], tuned: TunedLens | None) -> Iterator[Row]:
+    """The residual stream at each site, read as if the model stopped there."""
+    for site in sites:
+        middle = " mid" if site.endswith("resid_mid") else ""
+        label = "embed" if site == EMBEDDING else f"{layer_of(site)}{middle}"
+        resid = run[site][0]
+        yield label, site, model.unembed(resid if tuned is None else tuned.translate(resid, site))
+
+
+def _sublayers(model: HookedModel, run: Run, last: str) -> Iterator[Row]:
+    """The embedding, and what each sublayer adds to it."""
+    logits = _of_parts(model, run[last][0])
+    yield "embed", EMBEDDING, logits(run[EMBEDDING][0])
+    for layer in range(model.info.n_layers):
+        for name, site in (("attention", f"blocks.{layer}.hook_attn_out"), ("MLP", f"blocks.{layer}.hook_mlp_out")):
+            yield f"L{layer} {name}", site, logits(run[site][0])
+
+
+def _heads(model: HookedModel, run: Run, last: str) -> Iterator[Row]:
+    """What each head adds to the residual stream: z W_O, and through the norm behind attention, if there is one."""
+    logits = _of_parts(model, run[last][0])
+    for layer in range(model.info.n_layers):
+        z = run[site := f"blocks.{layer}.attn.hook_z"][0]
+        through = attention_output(model, layer, z, run[f"blocks.{layer}.hook_attn_out"][0])
+        n_heads, d_head = z.shape[1:]
+        for head in range(n_heads):
+            units = slice(head * d_head, (head + 1) * d_head)
+            yield f"L{layer}H{head}", site, logits(through.part(z[:, head], units))
+
+
+def _of_parts(model: HookedModel, final: Float[Tensor, "pos d_model"]) -> Callable[[Tensor], Tensor]:
+    """The logits that a part of the final residual stream adds: those of all parts, and of the biases, sum to all."""
+    norm, W_U = freeze(model.bridge.ln_final, final), model.W_U.detach().float()
+    return lambda part: norm.part(part) @ W_U
+
+
+def read_rows(
+    model: HookedModel,
+    tokens: Int[Tensor, " pos"],
+    rows: Iterable[Row],
+    final: Float[Tensor, "pos d_vocab"],
+    k: int,
+    **kind: str,
+) -> LensResult:
+    """What the rows predict after each of `tokens`, one after another, against the log-probabilities `final`.
+
+    `kind` says what lens it is and what it read. Raises `SettingError` for k outside 1..d_vocab.
     """
     if not 1 <= k <= model.info.d_vocab:
         raise SettingError(f"k is {k}; it must be between 1 and the vocabulary's {model.info.d_vocab} tokens")
-    tokens = model.to_tokens(prompt)[0] if isinstance(prompt, str) else prompt.to(model.device)
-    run = model.run(tokens[None], capture=[EMBEDDING, LAYERS])
-    sites = [EMBEDDING] + [LAYERS.replace("*", str(layer)) for layer in range(model.info.n_layers)]
-    final = model.unembed(run[sites[-1]][0]).float().log_softmax(-1)
-    rows = [_read(model.unembed(run[site][0]).float().log_softmax(-1), final, tokens, k) for site in sites]
-    columns = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
+    labels, sites, read = [], [], []
+    for label, site, logits in rows:
+        labels.append(label)
+        sites.append(site)
+        read.append(_read(logits.float().log_softmax(-1), final, tokens, k))
+    columns = {name: torch.stack([row[name] for row in read]).cpu() for name in read[0]}
     string = {token: model.token_strings(torch.tensor([token]))[0] for token in columns["top_tokens"].unique().tolist()}
     return LensResult(
         tokens=tokens.cpu(),
         strings=model.token_strings(tokens),
         sites=sites,
-        labels=["embed"] + [str(layer) for layer in range(model.info.n_layers)],
+        labels=labels,
         top_strings=[[[string[t] for t in cell] for cell in row] for row in columns["top_tokens"].tolist()],
         **columns,
+        **kind,
     )
 
 

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from workbench.errors import DamagedFile, ModelError
+from workbench.errors import DamagedFile, ModelError, SettingError
 from workbench.files import read_json
 
 BUNDLED = "tinytown"
@@ -87,10 +87,19 @@ def _check_directory(path: Path) -> None:
             raise DamagedFile(f"{file} is truncated or not a safetensors file ({error})") from None
 
 
+def check_device(device: str | torch.device) -> None:
+    """Raises `SettingError` if nothing can be computed there."""
+    try:
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise SettingError(f"there is no device {str(device)!r} here; there is {here}") from None
+
+
 def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The Hugging Face model at a place given by `locate`, with attention computed where it can be seen."""
     try:
-        with _no_progress_bar() if Path(place).is_dir() else nullcontext():
+        with no_progress_bar() if Path(place).is_dir() else nullcontext():
             model, report = AutoModelForCausalLM.from_pretrained(
                 place,
                 dtype=dtype,
@@ -109,8 +118,8 @@ def read_pretrained(place: str, device: str | torch.device, dtype: torch.dtype) 
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """The library shows one for reading files that are already here."""
+def no_progress_bar() -> Iterator[None]:
+    """The library shows one for reading and writing files that are here."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -125,10 +134,12 @@ def _in_short(error: Exception) -> str:
 
 
 def read_tokenizer(place: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None if there is none."""
+    """The tokenizer beside a model; None if there is none. Raises `DamagedFile` if there is one that is broken."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
+        if (file := Path(place) / "tokenizer.json").is_file():
+            read_json(file)
         return None
     return tokenizer if tokenizer.vocab_size else None  # without files, the library makes one that knows no words
 

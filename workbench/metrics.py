@@ -1,6 +1,7 @@
 """Metrics: one number a prompt for how far a model's logits speak for the answer.
 
-Signs are pinned: a higher logit difference, logit or probability is more of the answer; a higher loss or KL is less.
+Signs are pinned: a higher logit, probability, or difference of them is more of the answer; a higher loss, KL or
+L2 is less.
 """
 
 from collections.abc import Callable
@@ -43,18 +44,32 @@ def _kl(logits: Logits, pairs: PromptPairs, clean: Float[Tensor, "example d_voca
     return (clean.exp() * (clean - logits.float().log_softmax(-1))).sum(-1)
 
 
+def _probability_difference(logits: Logits, pairs: PromptPairs, _: Tensor) -> Values:
+    probabilities = logits.float().softmax(-1)
+    if pairs.choices is None:
+        return _at(probabilities, pairs.answers) - _at(probabilities, pairs.distractors)
+    sign = pairs.right.to(logits.device) * 2.0 - 1.0
+    return (probabilities[..., pairs.choices.to(logits.device)] * sign).sum(-1)
+
+
 LOGIT_DIFFERENCE = Metric(
     "logit_difference", lambda logits, pairs, _: _at(logits, pairs.answers) - _at(logits, pairs.distractors), "logits"
 )
 """Logit of the answer minus that of the distractor."""
 LOGIT = Metric("logit", lambda logits, pairs, _: _at(logits, pairs.answers), "logits")
 PROBABILITY = Metric("probability", lambda logits, pairs, _: _at(logits.float().softmax(-1), pairs.answers))
+PROBABILITY_DIFFERENCE = Metric("probability_difference", _probability_difference)
+"""Probability of the right answers less that of the wrong ones: of all choices if there are some (Hanna et al. 2023,
+arXiv:2305.00586), otherwise of the answer and the distractor."""
 LOSS = Metric("loss", lambda logits, pairs, _: -_at(logits.float().log_softmax(-1), pairs.answers), "nats")
 """Minus the log-probability of the answer."""
 KL = Metric("kl", _kl, "nats")
 """KL(clean ‖ this): how far the whole distribution is from the clean prompts'."""
+L2 = Metric("l2", lambda logits, _, clean: (logits.float() - clean.float()).pow(2).sum(-1), "logits²")
+"""Squared distance to the clean prompts' logits, for models whose logits are not of probabilities."""
 
-METRICS = {metric.name: metric for metric in (LOGIT_DIFFERENCE, LOGIT, PROBABILITY, LOSS, KL)}
+_ALL = (LOGIT_DIFFERENCE, LOGIT, PROBABILITY, PROBABILITY_DIFFERENCE, LOSS, KL, L2)
+METRICS = {metric.name: metric for metric in _ALL}
 
 
 def metric_named(name: str) -> Metric:

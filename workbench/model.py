@@ -1,10 +1,10 @@
 """The hooked model: tokens in, logits and captured activations out, with edits on the way."""
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from workbench.hooking import Pass, Stop, Survey, hooked, survey
 from workbench.info import ModelInfo, facts
 
 Inputs = str | list[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"]
+Prompts = Sequence[str] | Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _"]]
+"""Prompts that may be of different lengths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,11 @@ def load_model(
     """Load "tinytown" (bundled), a local Hugging Face directory, or a model of the Hugging Face hub.
 
     Only safetensors are read. `device=None` takes a GPU if there is one. Parameters are frozen, dropout is off.
-    Raises `ModelError` if there is no such model or it cannot be used, `DamagedFile` if its files are broken.
+    Raises `ModelError` if there is no such model or it cannot be used, `DamagedFile` if its files are broken,
+    `SettingError` for a device that is not here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loading.check_device(device)
     place = loading.locate(source)
     return _take_over(loading.read_pretrained(place, device, dtype), loading.read_tokenizer(place), str(source))
 
@@ -210,6 +214,24 @@ class HookedModel:
                 plan.setdefault(site, []).append(edit)
         return plan
 
+    @contextmanager
+    def holding(self, edits: Sequence[Edit]) -> Iterator[None]:
+        """Within the context, these edits are made in every run of the model, before the run's own.
+
+        Everything that takes a model then takes it so changed, with heads knocked out, say. As a run may be taken up
+        in the middle, positions should count back from the end. Raises as `run` does.
+        """
+
+        def visit(site: str, changes: Sequence[Edit], value: Tensor) -> Tensor:
+            length = value.shape[sites.axes(site).position]
+            for edit in changes:
+                value = edit.apply(value, site, Window(0, length, length, length))
+            return value
+
+        visits = {site: partial(visit, site, changes) for site, changes in self.edits_by_site(edits).items()}
+        with hooked(self._survey.points, visits):
+            yield
+
     def run_pass(
         self, tokens: Int[Tensor, "batch pos"], plan: Pass, cache: DynamicCache | None = None
     ) -> Tensor | None:
@@ -243,23 +265,72 @@ class HookedModel:
         the end of the prompt. Temperature 0 takes the likeliest token. Ends early at an end-of-sequence token (unless
         told not to) or when the context is full. Raises as `run` does.
         """
-        if max_new_tokens < 0:
-            raise SettingError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
         tokens = self.check_tokens(prompt)
         if len(tokens) != 1:
-            raise PromptError(f"generate continues one prompt, and was given {len(tokens)}")
+            raise PromptError(f"generate continues one prompt, and was given {len(tokens)}; see generate_batch")
         sampling = Sampling(temperature, top_k, top_p)
-        n_prompt = tokens.shape[1]
+        return self._generate(tokens, max_new_tokens, edits, [seed], sampling, stop_at_eos)[0]
+
+    def generate_batch(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 32,
+        edits: Sequence[Edit] = (),
+        seed: int = 0,
+        temperature: float | int = 1.0,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        stop_at_eos: bool = True,
+        batch_size: int = 64,
+    ) -> list[Generation]:
+        """Continue many prompts, up to `batch_size` of one length at a time, and otherwise as `generate` does.
+
+        Prompt i draws with the seed `seed + i`, so its text is that of `generate(prompts[i], seed=seed + i)`, whatever
+        stands beside it (but where rounding, which a batch's size decides, parts two tokens that are equally likely).
+        """
+        if batch_size < 1:
+            raise SettingError(f"batch_size is {batch_size}; it must be 1 or more")
+        rows = [self.check_tokens(prompt)[0] for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+        sampling = Sampling(temperature, top_k, top_p)
+        by_length: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(number)
+        done: dict[int, Generation] = {}
+        for group in by_length.values():
+            for start in range(0, len(group), batch_size):
+                numbers = group[start : start + batch_size]
+                tokens = torch.stack([rows[number] for number in numbers])
+                seeds = [seed + number for number in numbers]
+                texts = self._generate(tokens, max_new_tokens, edits, seeds, sampling, stop_at_eos)
+                done.update(zip(numbers, texts, strict=True))
+        return [done[number] for number in range(len(rows))]
+
+    def _generate(
+        self,
+        prompts: Int[Tensor, "batch pos"],
+        max_new_tokens: int,
+        edits: Sequence[Edit],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stop_at_eos: bool,
+    ) -> list[Generation]:
+        if max_new_tokens < 0:
+            raise SettingError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+        n_prompt = prompts.shape[1]
         wanted = n_prompt + max_new_tokens
         limit = min(wanted, self.info.n_ctx)
-        plan = self.edits_by_site(edits)
-        step = self._stepper(plan, n_prompt, limit)
+        step = self._stepper(self.edits_by_site(edits), n_prompt, limit)
         eos = self._eos() if stop_at_eos else frozenset()
-        out = extend(step, tokens[0], limit=limit, sampling=sampling, seed=seed, eos=eos)
-        ended = "length" if len(out) == wanted else "context" if len(out) == limit else "eos"
-        if len(out) > n_prompt and int(out[-1]) in eos:
+        rows = extend(step, prompts, limit=limit, sampling=sampling, seeds=seeds, eos=eos)
+        return [self._generation(row, n_prompt, wanted, eos) for row in rows]
+
+    def _generation(self, tokens: Int[Tensor, " pos"], n_prompt: int, wanted: int, eos: frozenset[int]) -> Generation:
+        if len(tokens) > n_prompt and int(tokens[-1]) in eos:
             ended = "eos"
-        return Generation(out, self.to_string(out) if self.tokenizer is not None else None, n_prompt, ended)
+        else:
+            ended = "length" if len(tokens) == wanted else "context"
+        return Generation(tokens, self.to_string(tokens) if self.tokenizer is not None else None, n_prompt, ended)
 
     def _stepper(self, plan: dict[str, list[Edit]], n_prompt: int, limit: int):
         """A function from the newest tokens to the logits at the last, which remembers the keys and values before."""
@@ -267,12 +338,12 @@ class HookedModel:
         cache = None if native else DynamicCache(config=self.bridge.original_model.config)
         seen: list[Tensor] = []
 
-        def step(new: Int[Tensor, "batch pos"], start: int) -> Float[Tensor, " d_vocab"]:
+        def step(new: Int[Tensor, "batch pos"], start: int) -> Float[Tensor, "batch d_vocab"]:
             if native:  # it keeps no keys and values, so every step computes the whole sequence
                 seen.append(new)
                 new, start = torch.cat(seen, dim=1), 0
             window = Window(start, start + new.shape[1], n_prompt, limit)
-            return self.run_pass(new, Pass(window, plan), cache)[0, -1]
+            return self.run_pass(new, Pass(window, plan), cache)[:, -1]
 
         return step
 

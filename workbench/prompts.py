@@ -4,17 +4,16 @@ They are what patching, attribution and circuits are measured on. The prompts of
 that a position means the same in all of them.
 """
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workbench.errors import DamagedFile, PromptError
+from workbench.files import read_records
 from workbench.model import HookedModel
 
 FIELDS = ("clean", "corrupted", "answer", "distractor")
@@ -31,13 +30,17 @@ class PromptPairs:
     """What is asked: the name of a task, or of a file."""
     clean: Int[Tensor, "example pos"]
     corrupted: Int[Tensor, "example_ pos_"]
-    """To these prompts the distractors are the answers."""
+    """To these prompts the distractors are the answers, or there is no telling (as for IOI with three other names)."""
     answers: Int[Tensor, " answer"]
     distractors: Int[Tensor, " distractor"]
     pattern: str = ""
     """The sentence that the prompts are made from, if there is one."""
     positions: Mapping[str, int] = field(default_factory=dict)
     """Positions that have a name, such as where the subject stands."""
+    choices: Int[Tensor, " choice"] | None = None
+    """The tokens that an answer is chosen from, if a prompt has many right answers and many wrong ones."""
+    right: Bool[Tensor, "answer_ choice_"] | None = None
+    """Which of the choices are right."""
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupted.shape:
@@ -46,20 +49,18 @@ class PromptPairs:
         if not len(self.clean) == len(self.answers) == len(self.distractors):
             counts = f"{len(self.clean)} prompts, {len(self.answers)} answers, {len(self.distractors)} distractors"
             raise PromptError(f"there are {counts}; there must be as many of each")
+        if (self.choices is None) != (self.right is None):
+            raise PromptError("choices and which of them are right go together")
+        if self.right is not None and self.right.shape != (len(self), len(self.choices)):
+            wanted = [len(self), len(self.choices)]
+            raise PromptError(f"right is {list(self.right.shape)}; for these prompts and choices it must be {wanted}")
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, rows: slice) -> "PromptPairs":
-        return PromptPairs(
-            self.name,
-            self.clean[rows],
-            self.corrupted[rows],
-            self.answers[rows],
-            self.distractors[rows],
-            self.pattern,
-            self.positions,
-        )
+        columns = {name: getattr(self, name)[rows] for name in ("clean", "corrupted", "answers", "distractors")}
+        return replace(self, **columns, right=None if self.right is None else self.right[rows])
 
 
 def prompt_pairs(
@@ -89,7 +90,7 @@ def read_pairs(path: str | Path, model: HookedModel) -> list[PromptPairs]:
     """
     path = Path(path)
     groups: dict[int, list] = {}
-    for number, record in _records(path):
+    for number, record in read_records(path):
         if missing := [name for name in FIELDS if not isinstance(record.get(name), str)]:
             raise DamagedFile(f"{path}, line {number}: no text {missing[0]!r}; each line has {', '.join(FIELDS)}")
         try:
@@ -102,35 +103,16 @@ def read_pairs(path: str | Path, model: HookedModel) -> list[PromptPairs]:
     return [_stacked(path.stem, rows) for _, rows in sorted(groups.items())]
 
 
-def _records(path: Path) -> Iterable[tuple[int, dict]]:
-    """The records of a file with the lines that they begin on."""
-    if path.suffix not in (".jsonl", ".csv"):
-        raise DamagedFile(f"{path}: prompt pairs are read from .jsonl and .csv files")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                for record in (rows := csv.DictReader(file)):
-                    yield rows.line_num, record
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    record = json.loads(line)
-                    yield number, record if isinstance(record, dict) else {}
-    except json.JSONDecodeError as error:
-        raise DamagedFile(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise DamagedFile(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
-
-
 def _pair(model: HookedModel, clean: str, corrupted: str, answer: str, distractor: str) -> tuple[Tensor, ...]:
     prompts = [model.to_tokens(text)[0].cpu() for text in (clean, corrupted)]
     if len(prompts[0]) != len(prompts[1]):
         lengths = f"{len(prompts[0])} and {len(prompts[1])} tokens"
         raise PromptError(f"{clean!r} and {corrupted!r} have {lengths}; a pair must be of one length")
-    return (*prompts, *(_one_token(model, text) for text in (answer, distractor)))
+    return (*prompts, *(one_token(model, text) for text in (answer, distractor)))
 
 
-def _one_token(model: HookedModel, text: str) -> Tensor:
+def one_token(model: HookedModel, text: str) -> Int[Tensor, ""]:
+    """The token that a text is. Raises `PromptError` if it is several."""
     tokens = model.to_tokens(text, prepend_bos=False)[0].cpu()
     if len(tokens) != 1:
         pieces = " ".join(map(repr, model.token_strings(tokens)))

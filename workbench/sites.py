@@ -15,6 +15,7 @@ _OF_MODEL = ("hook_embed", "hook_pos_embed", "ln_final.hook_scale", "ln_final.ho
 _OF_BLOCK = (
     *("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"),
     *("ln1.hook_scale", "ln1.hook_normalized", "ln2.hook_scale", "ln2.hook_normalized"),
+    *("ln1_post.hook_scale", "ln2_post.hook_scale"),
     *("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_rot_q", "attn.hook_rot_k"),
     *("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_z"),
     *("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"),

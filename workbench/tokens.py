@@ -1,6 +1,5 @@
 """Text to tokens and back, with each token's exact text."""
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -63,8 +62,9 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
 
 def _scheme(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
     """Whether pieces spell bytes as GPT-2 does, and whether they spell spaces as SentencePiece does."""
-    decoder = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"], ensure_ascii=False)
-    return "ByteLevel" in decoder, "▁" in decoder
+    decoder = tokenizer.backend_tokenizer.decoder
+    state = decoder.__getstate__().decode() if decoder is not None else ""  # the whole tokenizer's takes long to write
+    return "ByteLevel" in state, "▁" in state
 
 
 def _as_text(piece: bytes) -> str:

@@ -82,7 +82,8 @@ def run_export(options: ExportOptions) -> str:
     names = Names.of(summary, options.source_set, options.release, options.creator)
     sae, index = load_sae(options.sae), FeatureIndex.open(options.sae)
     model = load_model(options.model or summary.model)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("exporting", total=summary.n_latents)
         n = export_neuronpedia(
             sae, index, model, options.out, names, on_progress=lambda done: bar.update(task, completed=done)

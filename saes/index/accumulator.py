@@ -7,8 +7,8 @@ from saes.index.coactivation import CoActivation
 from saes.index.concepts import ConceptCounts
 from saes.index.examples import WINDOW, ExamplePool
 from saes.index.firings import Firings
-from saes.index.hashing import hash_contexts, hash_windows
 from saes.index.quantiles import ValueSample
+from workbench.hashing import hash_contexts, hash_windows
 
 
 class IndexAccumulator:

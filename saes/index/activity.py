@@ -5,7 +5,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 
 from saes.index.exact_sum import ExactSum
 from saes.index.firings import Firings
-from saes.index.scale import BANDS, BINS, bins_of, exponents, widen
+from workbench.scale import BANDS, BINS, bins_of, exponents, widen
 
 
 class Activity:
@@ -19,7 +19,7 @@ class Activity:
 
     @property
     def exponent(self) -> Int32[np.ndarray, " latent"]:
-        """The scale of every latent's bins, see `saes.index.scale`."""
+        """The scale of every latent's bins, see `workbench.scale`."""
         return exponents(self.maximum)
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, Int64, UInt64
 
 from saes.index.firings import Firings
-from saes.index.hashing import mix
+from workbench.hashing import mix
 
 
 @dataclass(frozen=True)

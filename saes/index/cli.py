@@ -34,7 +34,7 @@ class IndexOptions:
     """How many tokens to read."""
     context: int | None = None
     """Tokens per sequence; default: as in training."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Sequences per run of the model."""
     seed: int = 0
     """Decides the order of the corpus, and which examples are sampled."""
@@ -70,7 +70,8 @@ def run(options: IndexOptions) -> Report | str:
     model = load_model(name, device=options.device)
     context = options.context or trained.get("context_size") or 128
     corpus = open_corpus(source, model.tokenizer, context=context, seed=options.seed)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("indexing", total=options.tokens)
         found = sae.to(model.device), model, corpus
         job = start_job(
@@ -100,6 +101,10 @@ def _check(options: IndexOptions) -> None:
 
     if not options.sae.is_dir():
         raise DamagedFile(f"{options.sae} is not a directory; give that of an SAE, with cfg.json in it")
+    for name, least in (("tokens", 1), ("batch_size", 1), ("shares", 1), ("seed", 0), ("context", 2)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise SettingError(f"{name} must be at least {least}, not {value}")
     if not 1 <= options.share <= options.shares:
         raise SettingError(f"share must be 1 to {options.shares}, the number of shares, not {options.share}")
     if options.memory <= 0:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from scipy.sparse import csr_array
 
 from saes.index.firings import Firings
-from saes.index.scale import BANDS, bins_of, widen
+from workbench.scale import BANDS, bins_of, widen
 
 
 class ConceptCounts:
@@ -58,7 +58,7 @@ def concept_scores(
     """Scores at the threshold "above zero", and at the best threshold for F1 (the lowest of equals).
 
     The thresholds tried are zero and the lower edges of a latent's bands: 4 to 7 equal steps up to its maximum, see
-    `saes.index.scale`. Of `fired` tokens at or above the threshold and `n` labelled ones, `hits` are both:
+    `workbench.scale`. Of `fired` tokens at or above the threshold and `n` labelled ones, `hits` are both:
     precision = hits / fired; recall = hits / n; F1 = 2 hits / (fired + n); each 0 where undefined.
     `bands`: on how many tokens each latent's activation lies in each band.
     """

@@ -21,9 +21,9 @@ from saes.index.records import (
     Report,
     Summary,
 )
-from saes.index.scale import BANDS, BINS
 from saes.index.storage import check_tables, read_summary, table_path
 from workbench.errors import DamagedFile, SettingError
+from workbench.scale import BANDS, BINS
 
 SORTS = {
     "latent": "latents.latent",

@@ -10,6 +10,7 @@ from torch import Tensor
 from saes.sae import SAE
 from workbench.errors import ModelError
 from workbench.model import HookedModel
+from workbench.promotion import logit_effects_of, strongest_effects
 
 ENTRIES = 2**22
 """Cosines or logits that are held at a time."""
@@ -48,25 +49,16 @@ def logit_effects(
 ) -> tuple[Int[Tensor, "d_sae token"], Float[Tensor, "d_sae token"]] | None:
     """The tokens whose logits each decoder direction raises most (columns 0..n-1, best first) and lowers most (then).
 
-    The effect of a direction v is unembed(u) - unembed(0), u = v scaled to root mean square 1, less its mean over the
-    vocabulary, which no probability depends on. So the final norm's own scale and centring count in full, while its
-    division by the size of the whole residual stream, which no direction knows, is left out: the effects of one latent
-    compare with each other, not with another's. Direct effects only: later layers are passed over.
-
-    Of an SAE that writes several sites the effects are those of its directions at the last.
+    Effects are those of `workbench.promotion`. Of an SAE that writes several sites, its directions at the last count.
 
     None where that site is not in the residual stream, or the model's logits are not its final norm and unembedding.
     """
-    n = min(n, model.info.d_vocab // 2)
-    tokens, effects = [], []
     try:
-        for effect in _effects(sae, model, 0, len(sae.W_dec)):
-            top, bottom = effect.topk(n, dim=1), effect.topk(n, dim=1, largest=False)
-            tokens.append(torch.cat([top.indices, bottom.indices], 1).cpu())
-            effects.append(torch.cat([top.values, bottom.values], 1).cpu())
+        if (directions := _directions(sae)) is None:
+            return None
+        return strongest_effects(model, directions, n)
     except ModelError:
         return None
-    return (torch.cat(tokens), torch.cat(effects)) if tokens else None
 
 
 @torch.no_grad()
@@ -91,15 +83,14 @@ def logit_histograms(
 
 def _effects(sae: SAE, model: HookedModel, start: int, stop: int) -> Iterator[Float[Tensor, "block token"]]:
     """The effect of each direction on every token's logit, a block of latents at a time; nothing off the stream."""
-    if not (sae.route.writes and sae.route.writes[-1].endswith(STREAM)):
-        return
-    decoder = sae.parts(sae.W_dec)[-1][start:stop]
-    rms = decoder.float().square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
-    directions = (decoder / rms).to(model.device, model.dtype)
-    origin = model.unembed(torch.zeros_like(directions[:1])).float()
-    for rows in _blocks(len(directions), model.info.d_vocab):
-        effect = model.unembed(directions[rows]).float() - origin
-        yield effect - effect.mean(1, keepdim=True)
+    if (directions := _directions(sae)) is not None:
+        yield from logit_effects_of(model, directions[start:stop])
+
+
+def _directions(sae: SAE) -> Float[Tensor, "d_sae d_model"] | None:
+    """The decoder's directions at the last site that the SAE writes, if that is in the residual stream."""
+    writes = sae.route.writes
+    return sae.parts(sae.W_dec)[-1] if writes and writes[-1].endswith(STREAM) else None
 
 
 def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:

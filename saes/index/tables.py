@@ -13,9 +13,9 @@ from saes.index.examples import Selection, select
 from saes.index.geometry import logit_effects, neighbours
 from saes.index.partials import Parts
 from saes.index.quantiles import SHARES, quantiles
-from saes.index.scale import BANDS, BINS, width
 from saes.sae import SAE
 from workbench.model import HookedModel
+from workbench.scale import BANDS, BINS, width
 
 BLOCK = 8_192
 """Latents whose candidates are held at a time."""

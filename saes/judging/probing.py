@@ -1,9 +1,7 @@
 """Sparse probing: can a user's own label be read from very few latents?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +10,7 @@ from torch import Tensor
 from saes.route import rows_at
 from saes.sae import SAE
 from workbench.activations import special_ids
-from workbench.errors import CorpusError, SettingError
+from workbench.errors import SettingError
 from workbench.model import HookedModel
 
 KS = (1, 2, 5)
@@ -129,26 +127,6 @@ def logistic(z: Float[Tensor, "example d"], y: Bool[Tensor, " example"], ridge: 
 
     optimizer.step(closure)
     return Logistic(w.detach()[:-1], w[-1].item())
-
-
-def read_labels(path: str | Path) -> tuple[list[str], list[str]]:
-    """Texts and labels from a .jsonl file of `{"text": …, "label": …}` lines. Raises `CorpusError`."""
-    texts, labels = [], []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            text, label = entry["text"], entry["label"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise CorpusError(f'{path}, line {number}: should be {{"text": …, "label": …}}') from None
-        texts.append(str(text))
-        labels.append(str(label))
-    return texts, labels
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What `workbench sae bench` runs."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from saes.synthetic.benchmark import run
 from saes.synthetic.options import CARRIED, BenchConfig
 from saes.synthetic.scores import FOUND, WorldScores
 from saes.synthetic.world import PRESETS, preset
-from workbench.cli.command import check_names, read_settings
+from workbench.cli.command import read_config
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ def bench(config: BenchConfig) -> Bench:
         preset(name)
     settings = _settings(config)
     console = Console(stderr=True)
-    return Bench({name: run(name, **settings) for name in track(worlds, "training", console=console, transient=True)})
+    shown = track(worlds, "training", console=console, transient=True, disable=not console.is_terminal)
+    return Bench({name: run(name, **settings) for name in shown})
 
 
 def _settings(config: BenchConfig) -> dict[str, Any]:
     """What is set for all worlds: from the file, and over it from the options."""
     chosen: dict[str, Any] = {}
     if config.settings:
-        saved = read_settings(config.settings)
-        check_names(saved, [field.name for field in fields(TrainConfig)], config.settings)
+        saved = read_config(config.settings, TrainConfig)
         chosen = {name: value for name, value in saved.items() if name in CARRIED}
     given = {name: getattr(config, name) for name in ("architecture", "d_sae", "k", "tokens", "seed")}
     return chosen | {name: value for name, value in given.items() if value is not None}

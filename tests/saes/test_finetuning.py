@@ -19,7 +19,6 @@ from saes.config import FinetuneConfig
 from saes.finetuner import Finetuner, Reconstruction, splice_losses
 from saes.finetuning import finetune
 from saes.hold import Hold
-from saes.interrupt import Interrupt
 from saes.sae import SAEConfig
 from saes.storage import load_sae, save_sae
 from saes.training import train
@@ -27,6 +26,7 @@ from workbench.activations import special_ids
 from workbench.cli.main import run_command
 from workbench.corpus import open_corpus
 from workbench.errors import DamagedFile, SettingError, TrainingError
+from workbench.interrupt import Interrupt
 
 SITE = "blocks.1.hook_resid_post"
 D, D_SAE = 32, 48

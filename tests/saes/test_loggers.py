@@ -13,11 +13,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 from saes import training
 from saes.config import FinetuneConfig, SweepConfig
 from saes.finetuning import finetune
-from saes.interrupt import Interrupt
 from saes.loggers import RunLog
 from saes.sweep import read_sweep
 from saes.trainer import Trainer
 from workbench.errors import SettingError, TrainingError
+from workbench.interrupt import Interrupt
 
 
 def by_file(out):

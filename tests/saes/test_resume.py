@@ -10,13 +10,13 @@ import yaml
 
 from saes import training, training_pass
 from saes.checkpoints import Checkpoints
-from saes.interrupt import Interrupt
 from saes.storage import load_sae
 from saes.trainer import Trainer
 from tests.checkpoints import save_checkpoint
 from tests.saes.test_run_directory import file_size_limit
 from workbench import files
 from workbench.errors import DamagedFile, SettingError, TrainingError
+from workbench.interrupt import Interrupt
 
 
 class Crash(BaseException):

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 
 from saes.config import TrainConfig
-from saes.run_directory import MetricsLog, RunDirectory
+from saes.run_directory import RunDirectory
 from workbench.errors import SettingError
+from workbench.metrics_log import MetricsLog
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import yaml
 from saes import cli, training
 from saes.comparison import compare_runs
 from saes.config import SweepConfig, TrainConfig
-from saes.interrupt import Interrupt
 from saes.sweep import read_sweep
 from saes.trainer import Trainer
 from saes.training import train, train_together
 from tests.saes.test_console import run_command
 from workbench.errors import SettingError
+from workbench.interrupt import Interrupt
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 

@@ -8,13 +8,13 @@ import torch
 import yaml
 
 from saes.config import TrainConfig
-from saes.interrupt import Interrupt
 from saes.storage import load_sae
 from saes.training import train
 from tests.saes.test_run_directory import file_size_limit
 from workbench.activations import harvest, special_ids
 from workbench.corpus import open_corpus
 from workbench.errors import SettingError, TrainingError, UnknownSite
+from workbench.interrupt import Interrupt
 from workbench.model import load_model
 
 

@@ -15,13 +15,13 @@ import torch.distributed as dist
 
 from saes import training
 from saes.config import TrainConfig
-from saes.interrupt import Interrupt
 from saes.parallel.latents import LatentTeam
 from saes.parallel.rows import RowTeam
 from saes.team import Team
 from saes.trainer import Trainer
 from workbench.errors import WorkbenchError
 from workbench.files import write_json, write_tensors
+from workbench.interrupt import Interrupt
 
 CPU = torch.device("cpu")
 DEAD = [slice(44, 64), slice(20, 40)]

@@ -2,10 +2,13 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ import torch
 from workbench.cli.command import Command
 from workbench.cli.main import main, run_command, to_json
 from workbench.errors import ModelError, SettingError
+from workbench.tinytown import MODEL_DIR, SAE_DIR
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,148 @@ def test_a_wrong_configuration_file_is_one_line(tmp_path, capsys, text, words):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--width", "3"], ["--out", "x", "--width", "wide"], ["--out", "x", "--depth", "1"]]
+    ("arguments", "line"),
+    [
+        (["--width", "3"], "Missing from workbench x: --out STR Where to. (required)"),
+        (["--out", "x", "--width", "wide"], "Error parsing --width: invalid literal for int() with base 10: 'wide'"),
+        (["--out", "x", "--widht", "1"], "Unrecognized options: --widht, 1 Perhaps you meant: --width INT How wide."),
+        (["--out", "x", "y"], "Unrecognized options: y"),
+        (["--out"], "Missing value for argument '--out'. Expected 1 values"),
+    ],
 )
-def test_wrong_usage_has_status_2(capsys, arguments):
+def test_wrong_usage_is_one_line(capsys, arguments, line):
+    assert run_command("x", COMMAND, arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"workbench: {line}")
+    assert printed.err.endswith("; `workbench x --help` says more\n")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--out", ""], "workbench: --out is empty\n"),
+        (["--out="], "workbench: --out is empty\n"),
+        (["--out", "x", " "], "workbench: an argument is empty\n"),
+        (["--out", "x", "--width", "9" * 20], f"workbench: --width must be less than 2^63, not {'9' * 20}\n"),
+    ],
+)
+def test_what_the_parser_would_take_and_nothing_could_use(capsys, arguments, line):
+    assert run_command("x", COMMAND, arguments) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_help_is_printed(capsys):
     with pytest.raises(SystemExit) as exit:
-        run_command("x", COMMAND, arguments)
-    assert exit.value.code == 2
+        run_command("x", COMMAND, ["--help"])
+    assert exit.value.code == 0
+    assert "How wide." in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class OfEveryKind:
+    """One option of each kind."""
+
+    rate: float = 1.0
+    width: int = 3
+    deep: bool = False
+    name: str = ""
+    out: Path | None = None
+    kind: Literal["a", "b"] | None = None
+    sizes: Sequence[int] = ()
+
+
+def show_all(options):
+    return repr(tuple(vars(options).values()))
+
+
+EVERY_KIND = Command("A test.", options=f"{__name__}:OfEveryKind", run=f"{__name__}:show_all")
+
+
+def test_a_file_holds_every_kind_of_option(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text("rate: 1e-3\nwidth: 4\ndeep: true\nname: n\nout: here\nkind: b\nsizes: [1, 2]\n")
+    assert run_command("x", EVERY_KIND, ["--config", str(file)]) == 0
+    assert capsys.readouterr().out == f"{(0.001, 4, True, 'n', Path('here'), 'b', (1, 2))!r}\n"
+    file.write_text("rate: 2\nout: null\nkind: null\n")
+    assert run_command("x", EVERY_KIND, ["--config", str(file)]) == 0
+    assert capsys.readouterr().out == f"{(2.0, 3, False, '', None, None, ())!r}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rate: fast", "rate must be a number, not 'fast'"),
+        ("rate: true", "rate must be a number, not True"),
+        ("width: 2.5", "width must be a whole number, not 2.5"),
+        ("width: true", "width must be a whole number, not True"),
+        ("width: null", "width must be a whole number, not None"),
+        ("deep: 1", "deep must be true or false, not 1"),
+        ("name: 3", "name must be text, not 3"),
+        ("name: {a: 1}", "name must be text, not {'a': 1}"),
+        ("out: [a]", "out must be a path, not ['a']"),
+        ("out: ''", "out must be a path, not ''"),
+        ("kind: c", "kind must be one of a, b, not 'c'"),
+        ("sizes: 3", "sizes must be a list, not 3"),
+        ("sizes: [a]", "sizes must be a list, each a whole number, not ['a']"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_one_line(tmp_path, capsys, text, says):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert run_command("x", EVERY_KIND, ["--config", str(file)]) == 2
+    assert capsys.readouterr().err == f"workbench: {file}: {says}\n"
+
+
+SAE = str(SAE_DIR / "blocks.2.hook_resid_post")
+TRAIN = "--tokens=2000 --passages=1000 --n-layers=1 --d-model=16 --n-heads=2 --d-mlp=8 --context=64"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [
+        ("sae eval SAE --device cuda:99", 1, "there is no device 'cuda:99' here; there is cpu"),
+        (
+            "sae train --site blocks.2.hook_resid_post --out o --device nonsense",
+            1,
+            "there is no device 'nonsense' here",
+        ),
+        ("sae train --site nowhere --out o", 1, "this model has no site 'nowhere'"),
+        ("sae index SAE --batch-size 0", 1, "batch_size must be at least 1, not 0"),
+        ("sae index SAE --context 0", 1, "context must be at least 2, not 0"),
+        ("sae index SAE --shares 0", 1, "shares must be at least 1, not 0"),
+        ("sae index SAE --tokens -1", 1, "tokens must be at least 1, not -1"),
+        ("sae finetune nothing --out o", 1, "nothing is not the directory of an SAE"),
+        ("sae bench --settings wrong.yaml", 1, "wrong.yaml: k must be a whole number, not 'five'"),
+        ("app --no-open --sae full", 1, "--sae full is not the directory of an SAE: it has no cfg.json"),
+        ("tinytown evaluate --examples 0", 2, "--examples must be at least 1, not 0"),
+        ("tinytown evaluate --seed -1", 2, "--seed must be 0 or more, not -1"),
+        ("tinytown train TRAIN --out o --learning-rate nan", 2, "--learning-rate must be above 0, not nan"),
+        ("tinytown train TRAIN --out o --weight-decay -1", 2, "--weight-decay must be 0 or more, not -1.0"),
+        ("tinytown train TRAIN --out .", 1, "--out names the directory for the model, which '.' does not"),
+        ("tinytown train TRAIN --out full/..", 1, "--out names the directory for the model"),
+        ("tinytown train TRAIN --out full", 1, "full holds thesis.tex, which is none of a model's files"),
+        ("tinytown train TRAIN --out full/thesis.tex", 1, "--out must be a directory, and full/thesis.tex is a file"),
+        ("tinytown train TRAIN --out full/thesis.tex/model", 1, "Not a directory"),
+        ("heads --model broken", 1, "tokenizer.json is not valid JSON"),
+    ],
+)
+def test_a_mistake_in_any_command_is_one_line_and_harms_nothing(tmp_path, monkeypatch, capsys, command, status, says):
+    monkeypatch.chdir(tmp_path)
+    Path("full").mkdir()
+    Path("full", "thesis.tex").write_text("years of work")
+    Path("wrong.yaml").write_text("k: five")
+    shutil.copytree(MODEL_DIR, "broken")
+    Path("broken", "tokenizer.json").write_text('{"version":')
+    assert main(command.replace("SAE", SAE).replace("TRAIN", TRAIN).split()) == status
+    printed = capsys.readouterr()
+    assert printed.err.startswith("workbench: ")
+    assert says in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "full", "wrong.yaml"]
+    assert Path("full", "thesis.tex").read_text() == "years of work"
 
 
 def test_unknown_commands_are_named_with_the_nearest(capsys):

@@ -164,3 +164,28 @@ def test_what_cannot_be_generated(hooked: Callable[[str], HookedModel]) -> None:
     ):
         with pytest.raises(error, match=message):
             model.generate(**request)
+
+
+def test_a_batch_ends_row_by_row(hooked: Callable[[str], HookedModel], prompt: Tensor) -> None:
+    model = hooked("gpt2")
+    towards = 1000 * model.W_U[:, 0]  # token 0 is <|endoftext|>
+    value = torch.zeros(2, 1, 32)
+    value[1, 0] = towards / model.bridge.ln_final.weight
+    kept = model.run(prompt[:, :8], capture=["ln_final.hook_normalized"])["ln_final.hook_normalized"][:, -1:]
+    value[0] = kept[0]
+    edits = [replace("ln_final.hook_normalized", value, positions=[-1])]
+    first, second = model.generate_batch(prompt[:, :8], max_new_tokens=4, temperature=0, edits=edits)
+    assert (second.ended, len(second.new_tokens), int(second.tokens[-1])) == ("eos", 1, 0)
+    assert (first.ended, len(first.new_tokens)) == ("length", 4)
+    assert first.tokens.tolist() == model.generate(prompt[0, :8], max_new_tokens=4, temperature=0).tokens.tolist()
+
+
+def test_texts_of_unequal_length_come_back_in_their_order(hooked: Callable[[str], HookedModel]) -> None:
+    model, texts = hooked("llama"), ["The cat sat on the mat", "The", "The dog", "A cat", "The"]
+    written = model.generate_batch(texts, max_new_tokens=3, seed=1)
+    assert [one.text for one in written] == [
+        model.generate(text, max_new_tokens=3, seed=1 + i).text for i, text in enumerate(texts)
+    ]
+    assert model.generate_batch([]) == []
+    with pytest.raises(SettingError, match="batch_size is 0"):
+        model.generate_batch(texts, batch_size=0)

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from workbench.errors import DamagedFile, PromptError, SettingError
-from workbench.metrics import KL, LOGIT, LOGIT_DIFFERENCE, LOSS, PROBABILITY, metric_named
+from workbench.metrics import (
+    KL,
+    L2,
+    LOGIT,
+    LOGIT_DIFFERENCE,
+    LOSS,
+    PROBABILITY,
+    PROBABILITY_DIFFERENCE,
+    metric_named,
+)
 from workbench.prompts import PromptPairs, prompt_pairs, read_pairs
 
 RECORD = {"clean": "the cat", "corrupted": "the the", "answer": "a", "distractor": "b"}
@@ -97,6 +106,35 @@ def test_metrics_of_logits_worked_out_by_hand():
     assert KL(many, pairs, logits).abs().max() < 1e-6
     even = torch.zeros(2, 3)
     assert KL(even, pairs, logits)[1] == pytest.approx(0.5 * math.log(1.5) + 0.5 * math.log(0.75), abs=1e-6)
+
+
+def test_the_distance_of_logits():
+    prompts = torch.zeros(1, 1, dtype=torch.long)
+    pairs = PromptPairs("t", prompts, prompts, torch.tensor([0]), torch.tensor([1]))
+    assert L2(torch.tensor([[1.0, 2, 3]]), pairs, torch.tensor([[1.0, 0, 4]])).tolist() == [5]
+
+
+def test_probabilities_of_many_right_answers_less_those_of_the_wrong_ones():
+    prompts = torch.zeros(2, 1, dtype=torch.long)
+    right = torch.tensor([[True, True, False], [False, False, True]])
+    words = {"answers": torch.tensor([1, 0]), "distractors": torch.tensor([0, 3])}
+    pairs = PromptPairs("t", prompts, prompts, **words, choices=torch.tensor([1, 3, 0]), right=right)
+    logits = torch.tensor([[0.4, 0.1, 0.3, 0.2], [0.1, 0.2, 0.3, 0.4]]).log()
+    assert PROBABILITY_DIFFERENCE(logits, pairs, logits).tolist() == pytest.approx([0.1 + 0.2 - 0.4, 0.1 - 0.2 - 0.4])
+    many = torch.stack([logits, logits + 1])
+    assert PROBABILITY_DIFFERENCE(many, pairs, logits).shape == (2, 2)
+    assert PROBABILITY_DIFFERENCE(logits[1:], pairs[1:], logits[1:]).tolist() == pytest.approx([-0.5])
+    plain = PromptPairs("t", prompts, prompts, **words)
+    assert PROBABILITY_DIFFERENCE(logits, plain, logits).tolist() == pytest.approx([0.1 - 0.4, 0.1 - 0.4])
+
+
+def test_choices_that_do_not_fit_are_refused():
+    prompts, one = torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    choices = torch.tensor([1, 2, 3])
+    with pytest.raises(PromptError, match="go together"):
+        PromptPairs("t", prompts, prompts, one, one, choices=choices)
+    with pytest.raises(PromptError, match=r"right is \[2, 2\]; for these prompts and choices it must be \[2, 3\]"):
+        PromptPairs("t", prompts, prompts, one, one, choices=choices, right=torch.ones(2, 2, dtype=torch.bool))
 
 
 def test_an_unknown_metric_is_refused():

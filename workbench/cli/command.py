@@ -1,13 +1,14 @@
 """A command: a summary, a dataclass of options, and the function that takes it, named lazily so that help is fast."""
 
-import difflib
 import importlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from workbench.errors import SettingError
+from workbench.errors import SettingError, suggestion
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,47 @@ def read_config(path: str | Path, options: type) -> dict[str, Any]:
     settings = read_settings(path)
     check_names(settings, [field.name for field in fields(options)], path)
     kinds = get_type_hints(options)
-    return {name: _typed(kinds[name], value) for name, value in settings.items()}
+    typed = {}
+    for name, value in settings.items():
+        try:
+            typed[name] = _typed(kinds[name], value)
+        except _Unfit as wanted:
+            raise SettingError(f"{path}: {name} must be {wanted}, not {value!r}") from None
+    return typed
+
+
+class _Unfit(Exception):
+    """Says in words what a setting must be."""
+
+
+_IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """Text as a path, and a list as a tuple, where the field is one."""
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_typed(get_args(kind)[0], item) for item in value)
-    return Path(value) if kind in (Path, Path | None) and isinstance(value, str) else value
+    """A value of a YAML file as the type of its option: text as a path, a list as a tuple, 1e-3 (text to YAML) as a
+    number. Raises `_Unfit`.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return None if value is None else _typed(next(one for one in get_args(kind) if one is not NoneType), value)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise _Unfit("one of " + ", ".join(map(str, get_args(kind))))
+        return value
+    if get_origin(kind) in (tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            raise _Unfit("a list")
+        try:
+            return tuple(_typed(get_args(kind)[0], item) for item in value)
+        except _Unfit as each:
+            raise _Unfit(f"a list, each {each}") from None
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return float(value)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    if type(value) is not kind:
+        raise _Unfit(_IN_WORDS[kind])
+    return value
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -68,8 +102,7 @@ def check_names(settings: Iterable[str], known: Sequence[str], path: str | Path)
     """Raises `SettingError`, with the nearest right one, for a name that is not known."""
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise SettingError(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise SettingError(f"{path}: unknown setting {name!r}{suggestion(str(name), known)}")
 
 
 def required_fields(options: type) -> set[str]:

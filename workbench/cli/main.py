@@ -6,8 +6,10 @@ Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usa
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import sys
+from contextlib import redirect_stderr
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -67,14 +69,41 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
         settings = read_config(arguments[at + 1], options)
         del arguments[at : at + 2]
     blanks = dict.fromkeys(required_fields(options) - settings.keys(), tyro.MISSING)
-    parsed = tyro.cli(
-        options,
-        prog=f"workbench {name}",
-        description=f"{inspect.cleandoc(options.__doc__)}\n\n{EVERY_COMMAND}",
-        args=arguments,
-        default=_unvalidated(options, blanks | settings),
-    )
+    _refuse_blank(arguments)
+    try:
+        with redirect_stderr(io.StringIO()) as said:
+            parsed = tyro.cli(
+                options,
+                prog=f"workbench {name}",
+                description=f"{inspect.cleandoc(options.__doc__)}\n\n{EVERY_COMMAND}",
+                args=arguments,
+                default=_unvalidated(options, blanks | settings),
+            )
+    except SystemExit as end:
+        if not end.code:  # help was asked for
+            raise
+        raise SettingError(f"{_in_a_line(said.getvalue())}; `workbench {name} --help` says more") from None
+    for field in dataclasses.fields(parsed):
+        if isinstance(value := getattr(parsed, field.name), int) and abs(value) >= 2**63:
+            raise SettingError(f"--{field.name.replace('_', '-')} must be less than 2^63, not {value}")
     return parsed, as_json
+
+
+def _refuse_blank(arguments: list[str]) -> None:
+    """An empty argument is a variable of the shell that was not set; as a path it would be the current directory."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.strip():
+            raise SettingError(f"{before} is empty" if before.startswith("--") else "an argument is empty")
+        if argument.startswith("--") and argument.endswith("="):
+            raise SettingError(f"{argument[:-1]} is empty")
+
+
+def _in_a_line(box: str) -> str:
+    """What tyro says under a title, in a box of several lines, without the help that follows."""
+    lines = [line.strip(" │|") for line in box.splitlines()]
+    _, *said = [line for line in lines if line.strip("╭╮╰╯─- ")]
+    ends = (i for i, line in enumerate(said) if line.startswith(("For full helptext", "Argument helptext")))
+    return " ".join(" ".join(said[: next(ends, len(said))]).split()).rstrip(".")
 
 
 def _unvalidated(options: type, settings: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The logit lens as a heat map, layer × position, coloured by any of its measures."""
+"""A lens as a heat map, layer × position, coloured by any of its measures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +83,34 @@ MEASURES = {
 }
 
 
+ROWS = {
+    "layers": (
+        "after layer",
+        "the layer whose residual stream is read through the final norm and the unembedding; 'embed' is before the "
+        "first layer, the top row is the model's own prediction",
+    ),
+    "stream": (
+        "residual stream after",
+        "where the residual stream is read through the final norm and the unembedding, 'mid' between attention and MLP "
+        "of a layer; 'embed' is before the first layer, the top row is the model's own prediction",
+    ),
+    "sublayers": (
+        "written by",
+        "what wrote to the residual stream; each is read alone, by the final norm at the scale that it has for all, "
+        "and the unembedding: the logits of all rows add up to the model's, less their constant part",
+    ),
+    "heads": (
+        "written by head",
+        "the head, layer L and number H; what it writes is read alone, by the final norm at the scale that it has for "
+        "all, and the unembedding",
+    ),
+}
+"""By what was read: the title of the y axis, and what a row is."""
+INSERTED = (
+    "the layer of the source prompt after which an activation is taken; the row reads what the target prompt says"
+)
+
+
 def figure(result: "LensResult", show: str = "probability", cells: str = "token") -> go.Figure:
     """The lens of one prompt. `show` is a key of `MEASURES`; `cells`: write the top "token" or the "number"."""
     measure = MEASURES[show]
@@ -116,14 +144,15 @@ def figure(result: "LensResult", show: str = "probability", cells: str = "token"
     )
     axis = {"showgrid": False, "zeroline": False, "ticks": ""}
     picture.update_xaxes(**axis, tickvals=list(range(n_pos)), ticktext=names, tickangle=-40, title_text="token read")
-    picture.update_yaxes(**axis, tickvals=list(range(rows)), ticktext=result.labels, title_text="after layer")
+    picture.update_yaxes(**axis, tickvals=list(range(rows)), ticktext=result.labels, title_text=ROWS[result.read][0])
     written = "most probable token" if cells == "token" else "number"
+    rows_are = INSERTED if result.lens == "Patchscopes" else ROWS[result.read][1]
+    translated = ", after the tuned lens's translator" if result.lens == "Tuned lens" else ""
     picture = describe(
         picture,
-        f"Logit lens: {measure.name}",
-        "x: the position in the prompt; the cell predicts what comes after that token. y: the layer whose residual "
-        "stream is read through the final norm and the unembedding; 'embed' is before the first layer, the top row is "
-        f"the model's own prediction. Colour: {measure.means}. In a cell: the {written}.",
+        f"{result.lens}: {measure.name}",
+        f"x: the position in the prompt; the cell predicts what comes after that token. y: {rows_are}{translated}. "
+        f"Colour: {measure.means}. In a cell: the {written}.",
     )
     picture.layout.meta |= {"min_width": 120 + (CELL_WIDTH * n_pos if n_pos <= WRITTEN else 0)}
     return picture
@@ -149,14 +178,23 @@ def _hovers(result: "LensResult", values: np.ndarray, measure: Measure) -> list[
 
 
 def _hover(result: "LensResult", values: np.ndarray, measure: Measure, row: int, position: int) -> str:
-    place = "before layer 0" if row == 0 else f"after layer {result.labels[row]}"
-    lines = [f"after <b>{label(result.strings[position])}</b> ({position}), {place}"]
+    lines = [f"after <b>{label(result.strings[position])}</b> ({position}), {_place(result, row)}"]
     pairs = zip(result.top_strings[row][position], result.top_probs[row, position].tolist(), strict=True)
     lines += [f"{probability:.3f}  <b>{label(string)}</b>" for string, probability in pairs]
     value = values[row, position]
     if not np.isnan(value):
         lines.append(f"{measure.name}: {format(value, measure.shown)}")
     return "<br>".join(lines)
+
+
+def _place(result: "LensResult", row: int) -> str:
+    name = result.labels[row]
+    if name == "embed":
+        return "before layer 0"
+    if result.read in ("layers", "stream"):
+        number, _, middle = name.partition(" ")
+        return f"after the attention of layer {number}" if middle else f"after layer {number}"
+    return f"written by {name}"
 
 
 def _colorbar(measure: Measure, values: np.ndarray) -> dict[str, object]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from workbench.figures.frame import blank, describe
-from workbench.figures.theme import AMBER, INDIGO, LIGHT, ROSE
+from workbench.figures.theme import AMBER, INDIGO, LIGHT, SIGNED
 
 GEOMETRIES = {"alone": 1.0, "tetrahedron": 3 / 4, "triangle": 2 / 3, "pair": 1 / 2, "pentagon": 2 / 5}
 """The dimensionality of a feature in each arrangement."""
@@ -51,7 +51,7 @@ def products(W: Float[np.ndarray, "model hidden feature"], density: Float[np.nda
             z=weights.T @ weights,
             zmin=-1,
             zmax=1,
-            colorscale=[[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]],
+            colorscale=SIGNED,
             showscale=column == len(W),
             hovertemplate="%{y} · %{x}: %{z:.2f}<extra></extra>",
             row=1,
@@ -120,7 +120,7 @@ def phases(
             z=norm.clip(0, 1) * (1 - 2 * overlap.clip(0, 1)),
             zmin=-1,
             zmax=1,
-            colorscale=[[0, ROSE], [0.5, "rgba(128,128,128,0.08)"], [1, INDIGO]],
+            colorscale=SIGNED,
             showscale=False,
             customdata=np.stack([norm, overlap], axis=-1),
             hovertemplate="density %{x:.3g}, importance %{y:.3g}: norm %{customdata[0]:.2f}, overlap "

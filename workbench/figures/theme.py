@@ -13,6 +13,8 @@ import plotly.io as pio
 LIGHT, DARK = "workbench", "workbench-dark"
 GAMMA = 1.5
 INDIGO, AMBER, ROSE, GREY = "#5f76dd", "#e0913a", "#d4587c", "#8a93a3"
+SIGNED = [[0, ROSE], [0.5, "rgba(212,88,124,0.04)"], [0.5, "rgba(95,118,221,0.04)"], [1, INDIGO]]
+"""A colour scale for numbers with a sign; its range must be even about zero."""
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 

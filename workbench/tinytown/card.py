@@ -49,7 +49,7 @@ def card(options: TrainOptions, evaluation: Evaluation) -> str:
     changed = [
         f"--{name.replace('_', '-')} {value}"
         for name, value in vars(options).items()
-        if name != "out" and value != getattr(defaults, name)
+        if name not in ("out", "checkpoints") and value != getattr(defaults, name)
     ]
     return TEXT.format(
         **vars(options),

@@ -22,25 +22,23 @@ def sample(options: SampleOptions) -> str:
 
 def train(options: TrainOptions) -> str:
     """Train with a progress bar, save the model, measure it, and write its card beside it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from workbench.cli.progress import progress_bar
     from workbench.files import write_text
     from workbench.model import load_model
     from workbench.tinytown.card import card
     from workbench.tinytown.evaluation import evaluate as measure
-    from workbench.tinytown.training import save_model, train_model
+    from workbench.tinytown.training import Step, check_out, keep_checkpoints, save_model, train_model
 
     out = Path(options.out)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        model = train_model(
-            options,
-            lambda step, _: bar.update(
-                task, completed=step.step, total=step.steps, description=f"loss {step.loss:.3f}"
-            ),
-        )
+    check_out(out)
+    with progress_bar() as update:
+        keep = keep_checkpoints(options)
+
+        def on_step(step: Step, model: object) -> None:
+            update(completed=step.step, total=step.steps, description=f"loss {step.loss:.3f}")
+            keep(step, model)
+
+        model = train_model(options, on_step)
     save_model(model, options.context, out)
     result = measure(load_model(out))
     write_text(out / "README.md", card(options, result))

@@ -42,11 +42,12 @@ class Evaluation:
 def evaluate(model: HookedModel, *, examples: int = 400, seed: int = 0) -> Evaluation:
     """Measure a model on `examples` held-out prompts a skill, and on repeated random words."""
     language = Language()
-    skills = tuple(_score(model, task_prompts(skill, examples, seed=seed, language=language)) for skill in TASKS)
+    skills = tuple(score(model, task_prompts(skill, examples, seed=seed, language=language)) for skill in TASKS)
     return Evaluation(skills, head_scores(model, batch=32, seed=seed))
 
 
-def _score(model: HookedModel, task: list[PromptPairs]) -> SkillScore:
+def score(model: HookedModel, task: list[PromptPairs]) -> SkillScore:
+    """How often, and by how much, the answer has a higher logit than the distractor after the clean prompts."""
     difference = torch.cat([logit_difference(model, pairs) for pairs in task])
     return SkillScore(task[0].name, (difference > 0).float().mean().item(), difference.mean().item(), len(difference))
 

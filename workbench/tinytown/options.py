@@ -53,6 +53,8 @@ class TrainOptions:
     """On weight matrices; embeddings and norms have none."""
     seed: int = 0
     """Decides the initial weights and the texts."""
+    checkpoints: tuple[int, ...] = ()
+    """Counts of training tokens at which to keep the model as it stands, in directories tokens-… of OUT-checkpoints."""
 
     def steps(self, tokens: int) -> int:
         """Training steps that read so many tokens."""
@@ -66,6 +68,14 @@ class TrainOptions:
             raise SettingError(f"--passages must be between 0 and --tokens ({self.tokens}), not {self.passages}")
         if self.d_model % (2 * self.n_heads):
             raise SettingError(f"--d-model ({self.d_model}) must be a multiple of 2 x --n-heads ({self.n_heads})")
+        if wrong := [count for count in self.checkpoints if not 0 <= count <= self.tokens]:
+            raise SettingError(f"--checkpoints must be between 0 and --tokens ({self.tokens}), not {wrong[0]}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise SettingError(f"--learning-rate must be above 0, not {self.learning_rate}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise SettingError(f"--weight-decay must be 0 or more, not {self.weight_decay}")
+        if self.seed < 0:
+            raise SettingError(f"--seed must be 0 or more, not {self.seed}")
         if self.context < 32:
             raise SettingError(f"--context must be at least 32 positions, not {self.context}")
 
@@ -80,3 +90,9 @@ class EvaluateOptions:
     """Prompts a skill."""
     seed: int = 0
     """Decides the prompts."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise SettingError(f"--examples must be at least 1, not {self.examples}")
+        if self.seed < 0:
+            raise SettingError(f"--seed must be 0 or more, not {self.seed}")

@@ -1,6 +1,6 @@
 """The skills as tasks: clean and corrupted prompts of equal length, answers and distractors, on held-out material."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,11 +15,21 @@ from workbench.tinytown.template import Template, draw, is_held_out, sizes
 TASKS: tuple[str, ...] = (*SKILLS, "induction")
 
 
+_ROLES = {
+    "ioi": {"name": "IO", "name2": "S"},
+    "agreement": {"noun": "subject", "noun2": "attractor"},
+    "code_lookup": {"variable": "asked", "variable2": "other", "variable3": "third"},
+}
+"""What the variables of a skill's patterns are called where they name positions; others keep their names."""
+
+
 def task_prompts(
     skill: str, n: int, *, seed: int = 0, held_out: bool = True, language: Language | None = None
 ) -> list[PromptPairs]:
     """At least `n` examples of a skill, spread evenly over its sentence patterns, one `PromptPairs` a pattern.
 
+    Positions are named after what stands there: `IO`, `S1`, `S1+1`, `S2` for the names of IOI, the variables of the
+    pattern otherwise (numbered, if one comes more than once), and `end`.
     With `held_out` every example has a combination that training never showed: a pair of names, a fact in a phrasing,
     a sequence of words. Raises `SettingError` for an unknown skill.
     """
@@ -43,6 +53,7 @@ def _prompts(
     return _pairs(
         skill,
         template.text,
+        _positions(template, _ROLES.get(skill, {})),
         clean=np.hstack([bos, language.spell(template.prompt, values, n)]),
         corrupted=np.hstack([bos, language.spell(template.corrupted_prompt, values, n)]),
         answers=language.spell(template.answer, values, n)[:, 0],
@@ -50,8 +61,23 @@ def _prompts(
     )
 
 
-def _pairs(skill: str, pattern: str, **columns: NDArray[np.int64]) -> PromptPairs:
-    return PromptPairs(skill, pattern=pattern, **{name: torch.from_numpy(ids) for name, ids in columns.items()})
+def _positions(template: Template, roles: Mapping[str, str]) -> dict[str, int]:
+    """Where the variables of a prompt stand, behind its `<bos>`."""
+    places: dict[str, list[int]] = {}
+    for position, slot in enumerate(template.prompt, start=1):
+        if slot.variable and not slot.variable.startswith("choice"):
+            places.setdefault(roles.get(slot.variable, slot.variable), []).append(position)
+    named = {}
+    for name, found in places.items():
+        named |= {name if len(found) == 1 else f"{name}{number}": at for number, at in enumerate(found, start=1)}
+    if "S1" in named:
+        named["S1+1"] = named["S1"] + 1
+    return dict(sorted(named.items(), key=lambda item: item[1])) | {"end": len(template.prompt)}
+
+
+def _pairs(skill: str, pattern: str, positions: dict[str, int], **columns: NDArray[np.int64]) -> PromptPairs:
+    tensors = {name: torch.from_numpy(ids) for name, ids in columns.items()}
+    return PromptPairs(skill, pattern=pattern, positions=positions, **tensors)
 
 
 def _induction(
@@ -76,6 +102,7 @@ def _induction(
         yield _pairs(
             "induction",
             f"… A B and {gap} words, then A",
+            {"A1": 2, "B": 3, "A2": gap + 4, "end": gap + 4},
             clean=clean,
             corrupted=corrupted,
             answers=answer.copy(),

@@ -6,6 +6,7 @@ are mixed. While they are being learned no document sees the others that share i
 only misleads; the last part lifts that, so that the model knows packed contexts as readers of a corpus find them.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.corpus import TokenBatch, open_corpus
-from workbench.errors import TrainingError
+from workbench.errors import SettingError, TrainingError
+from workbench.loading import no_progress_bar
 from workbench.tinytown.language import BOS, Language
 from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.tokenizer import build_tokenizer
@@ -32,6 +34,13 @@ APART = 0.6
 """The share of the training in which attention stays within a document."""
 
 
+FILES = {
+    *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+}
+"""What a saved model consists of."""
+
+
 class Step(NamedTuple):
     """What a training step reports."""
 
@@ -39,18 +48,22 @@ class Step(NamedTuple):
     steps: int
     tokens: int
     loss: float
-    """Nats a token."""
+    """Nats a token; NaN before the first step."""
     seconds: float
 
 
 def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM], None]) -> LlamaForCausalLM:
-    """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN."""
+    """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN.
+
+    `on_step` is called before the first step, as step 0, and after every step.
+    """
     torch.manual_seed(options.seed)
     model = new_model(options)
     optimizer = _optimizer(model, options)
     steps = options.steps(options.tokens)
     device = next(model.parameters()).device
     started = time.perf_counter()
+    on_step(Step(0, steps, 0, math.nan, 0.0), model)
     for step, batch in enumerate(islice(_batches(options), steps)):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(step, steps)
@@ -139,17 +152,60 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (0.5 * steps))
 
 
-def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
-    """Write config, safetensors and tokenizer to a directory, whole or not at all; an older one is replaced."""
+def check_out(out: Path) -> None:
+    """Raises `SettingError` if a model would take the place of anything but a model, `OSError` if none can be saved."""
+    if not out.name or out.name == "..":
+        raise SettingError(f"--out names the directory for the model, which {str(out)!r} does not")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out must be a directory, and {out} is a file")
+    if foreign := sorted(path.name for path in out.glob("*") if path.name not in FILES):
+        raise SettingError(f"{out} holds {foreign[0]}, which is none of a model's files; choose another --out")
+    part = _part(out)
+    part.mkdir(parents=True, exist_ok=True)
+    part.rmdir()
+
+
+def _part(out: Path) -> Path:
+    """Where a model is written before it is whole; what a killed process left there is removed."""
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    return part
+
+
+def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
+    """Write config, safetensors and tokenizer to a directory, whole or not at all; an older model is replaced.
+
+    Raises as `check_out` does.
+    """
+    check_out(out)
+    part = _part(out)
     try:
-        model.save_pretrained(part)
+        with no_progress_bar():
+            model.save_pretrained(part)
         build_tokenizer(Language(), context).save_pretrained(part)
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def keep_checkpoints(options: TrainOptions) -> Callable[[Step, LlamaForCausalLM], None]:
+    """An `on_step` that saves the model each time that it has read as many tokens as `options.checkpoints` says.
+
+    In directories tokens-N beside `options.out`, in place of what an earlier training left there.
+    """
+    wanted = sorted(options.checkpoints)
+    home = Path(options.out).with_name(f"{Path(options.out).name}-checkpoints")
+    for old in home.glob("tokens-*") if wanted else ():
+        check_out(old)
+        shutil.rmtree(old)
+
+    def keep(step: Step, model: LlamaForCausalLM) -> None:
+        if wanted and step.tokens >= wanted[0]:
+            wanted[:] = [count for count in wanted if count > step.tokens]
+            save_model(model, options.context, home / f"tokens-{step.tokens}")
+
+    return keep
 
 
 def _batches(options: TrainOptions) -> Iterator[TokenBatch]:

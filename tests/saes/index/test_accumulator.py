@@ -10,9 +10,9 @@ from saes.index.accumulator import IndexAccumulator
 from saes.index.concepts import concept_scores
 from saes.index.exact_sum import ExactSum
 from saes.index.examples import WINDOW, Selection, select
-from saes.index.hashing import hash_contexts, mix
-from saes.index.scale import BANDS, BINS, SILENT
 from tests.saes.index.streams import CONCEPTS, D_SAE, POS, Stream, accumulate, random_stream
+from workbench.hashing import hash_contexts, mix
+from workbench.scale import BANDS, BINS, SILENT
 
 PIECES = [slice(start, start + 7) for start in range(0, 60, 7)]
 

@@ -8,9 +8,10 @@ import torch
 from scipy.optimize import minimize
 
 from saes.architectures.topk import TopK
-from saes.judging.probing import logistic, probe_texts, read_labels, sparse_probing
+from saes.judging.probing import logistic, probe_texts, sparse_probing
 from saes.sae import SAEConfig
-from workbench.errors import CorpusError, SettingError
+from workbench.errors import SettingError
+from workbench.texts import read_labels
 
 N = 400
 
@@ -70,23 +71,6 @@ def test_texts(hooked, tmp_path):
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(
-    ("lines", "complaint"),
-    [
-        ('{"text": "a", "label": 1}\nnonsense', "line 2: should be"),
-        ('{"text": "a"}', "line 1: should be"),
-        ("3", "line 1: should be"),
-    ],
-)
-def test_damaged_labels(tmp_path, lines, complaint):
-    path = tmp_path / "labels.jsonl"
-    path.write_text(lines)
-    with pytest.raises(CorpusError, match=complaint):
-        read_labels(path)
-
-
-def test_labels_that_are_missing_or_too_few(tmp_path):
-    with pytest.raises(CorpusError, match="cannot read"):
-        read_labels(tmp_path / "none.jsonl")
+def test_too_few_labels():
     with pytest.raises(SettingError, match="two labels or more"):
         sparse_probing(randn(8, 3), randn(8, 3), ["same"] * 8)

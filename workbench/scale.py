@@ -23,8 +23,8 @@ def exponents(maximum: Float32[np.ndarray, " latent"]) -> Int[np.ndarray, " late
 
 
 def bins_of(
-    value: Float32[np.ndarray, " entry"], exponent: Int[np.ndarray, " entry"], n: int
-) -> Int[np.ndarray, " entry"]:
+    value: Float32[np.ndarray, "*shape"], exponent: Int[np.ndarray, "*#shape"], n: int
+) -> Int[np.ndarray, "*shape"]:
     """Which of the `n` bins over [0, 2^exponent) holds each value. Exact: dividing by a power of two rounds nothing."""
     return np.ldexp(value, n.bit_length() - 1 - exponent).astype(np.int64)
 

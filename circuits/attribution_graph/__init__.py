@@ -1,0 +1,1 @@
+"""Feature circuits: attribution graphs over transcoder latents, from a prompt's tokens to its logits."""

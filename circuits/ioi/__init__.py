@@ -1,0 +1,1 @@
+"""Indirect object identification: which head plays which role."""

@@ -1,0 +1,73 @@
+"""What the circuit commands can be told. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from workbench.errors import SettingError
+
+MethodName = Literal[
+    "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact", "nodes", "flow", "masks", "acdc", "random"
+]
+AblationName = Literal["resample", "zero", "mean"]
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """Score every edge of a model on a task, keep the best ones, and measure them on prompts held out."""
+
+    task: str = "ioi"
+    """What the model is asked: the name of a task, as "ioi", "greater_than", "agreement" (a wrong name lists all)."""
+    prompts: Path | None = None
+    """A .csv or .jsonl file of prompt pairs (clean, corrupted, answer, distractor) to use instead of a task."""
+    model: str = "tinytown"
+    """The bundled "tinytown", a Hugging Face directory, or a hub id."""
+    method: MethodName = "eap-ig"
+    """How edges are scored: gradients (eap, eap-ig, eap-ig-activations, clean-corrupted), each edge ablated by itself
+    (exact), scores of nodes, information flow, learned masks, ACDC at falling thresholds, or at random."""
+    edges: float = 0.1
+    """How many edges to keep: up to 1 a share of all edges, above a number of them."""
+    ablation: AblationName = "resample"
+    """What stands in for an edge that is not kept: the corrupted prompt's value, zero, or the mean of clean prompts."""
+    absolute: bool = False
+    """Rank edges by the size of their effect; otherwise those that work for the answer come first."""
+    examples: int = 100
+    """Prompt pairs to score edges on; as many others are held out. Of a file, one half each."""
+    seed: int = 0
+    """Of prompts, random circuits, and masks."""
+    out: Path | None = None
+    """A new directory for circuit.json, scores.safetensors and evaluation.json."""
+
+    def __post_init__(self) -> None:
+        if not self.edges > 0 or (self.edges > 1 and self.edges != int(self.edges)):
+            raise SettingError(f"edges is {self.edges:g}; it must be a share, above 0 and up to 1, or a whole number")
+        if self.examples < 1:
+            raise SettingError(f"examples is {self.examples}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Faithfulness, completeness and minimality of a circuit on prompts that it was not found on."""
+
+    circuit: Positional[Path]
+    """The directory that `workbench circuit find` wrote."""
+    prompts: Path | None = None
+    """A .csv or .jsonl file of prompt pairs; otherwise the circuit's own task with another seed."""
+    model: str | None = None
+    """The model, if it has moved; it must be the one that the circuit was found in."""
+    examples: int = 100
+    """Prompt pairs to draw."""
+    seed: int | None = None
+    """Of the prompts and the random circuits; the one after the seed that the circuit was found with, if left out."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Write a page about a circuit that opens in any browser, without a network."""
+
+    circuit: Positional[Path]
+    """The directory that `workbench circuit find` wrote."""
+    out: Path | None = None
+    """The page; report.html in the circuit's directory, if left out."""

@@ -1,0 +1,134 @@
+"""Gradient scores of all edges at once: differences of the sources times gradients at the destinations.
+
+score(u -> v) = (ablated(u) - clean(u)) · ∂ metric / ∂ read(v), summed over positions, averaged over examples.
+
+No head's input is copied and no head's output is kept. The gradient is taken at the queries, keys and values as the
+model computes them, and brought back through each head's weights and the norm's Jacobian; the difference of a head is
+expanded from its mixed values. Both are done for a few positions at a time, with one matrix product a layer, so that
+what is held between the passes is 1 + 2·layers streams of width d_model and not one a node.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.experiment import Batch, Experiment
+from circuits.layout import Trace
+from circuits.scores.result import EdgeScores
+from circuits.stages import Stream, Taps
+
+EXPANDED = 2**26
+"""Bytes that the expanded differences of all sources take at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Of the metric, summed over `points` runs of each example. Rows are [point example]."""
+
+    points: int
+    first: int
+    """The stage that the lists begin with; that before it, the input being -1, is what the first of `added` is of."""
+    reads: list[Stream]
+    """The stream before each stage."""
+    taps: list[Taps]
+    """Gradients at the taps of each stage."""
+    added: list[Stream]
+    """Gradients at what each stage before the next adds to the residual stream."""
+
+
+def gradients_of(batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
+    """Back from the metric through a run that kept its taps."""
+    total = batch.values(trace.logits.unflatten(0, (points, -1))).sum()
+    wanted = [*(tap for stage in trace.taps for tap in stage), *trace.added]
+    open_ = [x for x in wanted if x.requires_grad]
+    found = dict(zip(map(id, open_), torch.autograd.grad(total, open_, allow_unused=True), strict=True))
+    parts = iter(torch.zeros_like(x) if found.get(id(x)) is None else found[id(x)] for x in wanted)
+    taps = [tuple(next(parts) for _ in stage) for stage in trace.taps]
+    reads = [trace.streams[span.reads].detach() for span in batch.layout.graph.spans[first:]]
+    return Gradients(points, first, reads, taps, list(parts))
+
+
+@torch.enable_grad()
+def gradients(batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> Gradients:
+    """Run from each of the embeddings, and back."""
+    trace = batch.layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
+    return gradients_of(batch, trace, len(embedded))
+
+
+@dataclass(eq=False)
+class Accumulator:
+    """Adds up the scores of edges and nodes over batches."""
+
+    experiment: Experiment
+    by_position: bool = False
+    with_edges: bool = True
+    edges: Tensor = field(init=False)
+    nodes: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        graph, device = self.experiment.graph, self.experiment.device
+        leading = [self.experiment.length] if self.by_position else []
+        self.edges = torch.zeros(*leading, *graph.edges.shape, device=device)
+        self.nodes = torch.zeros(*leading, len(graph.sources), device=device)
+
+    def add(self, batch: Batch, found: Gradients, sources_of: range) -> None:
+        """Differences of the nodes of some stages (the input being stage -1), times the mean gradient."""
+        layout = batch.layout
+        n, length, width = batch.clean.states[0].shape
+        a_position = n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()
+        step = max(1, EXPANDED // a_position)
+        for start in range(0, length, step):
+            self._add_part(batch, found, sources_of, slice(start, min(start + step, length)))
+
+    def _add_part(self, batch: Batch, found: Gradients, sources_of: range, positions: slice) -> None:
+        layout, graph = batch.layout, self.experiment.graph
+        clean, ablated = ([state[:, positions] for state in run.states] for run in (batch.clean, batch.ablated))
+        differences = torch.cat([layout.difference(number, ablated, clean) for number in sources_of])
+        spans = [graph.spans[number].sources if number >= 0 else range(1) for number in sources_of]
+        first = spans[0].start
+        for number, (read, taps) in enumerate(zip(found.reads, found.taps, strict=True), start=found.first):
+            span = graph.spans[number]
+            if self.with_edges and span.reads > first:
+                pulled = layout.stages[number].pull(read, taps, positions)
+                pulled = pulled.unflatten(1, (found.points, -1)).mean(1)
+                known = differences[: span.reads - first]
+                rows = slice(span.destinations.start, span.destinations.stop)
+                columns = slice(first, first + len(known))
+                if self.by_position:
+                    self.edges[positions, rows, columns] += torch.einsum("vnsd,unsd->svu", pulled, known).float()
+                else:
+                    self.edges[rows, columns] += (pulled.flatten(1) @ known.flatten(1).T).float()
+        for number, span in zip(sources_of, spans, strict=True):
+            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).mean(0)
+            products = (differences[span.start - first : span.stop - first] * gradient).sum(-1).float()
+            columns = slice(span.start, span.stop)
+            if self.by_position:
+                self.nodes[positions, columns] += products.sum(1).T
+            else:
+                self.nodes[columns] += products.flatten(1).sum(1)
+
+    def mean(self, total: Tensor) -> Tensor:
+        """Over examples."""
+        return total.cpu() / len(self.experiment)
+
+    def result(self, method: str, divide: int = 1) -> EdgeScores:
+        """The mean over examples, divided once more by `divide`."""
+        edges, nodes = (self.mean(total) / divide for total in (self.edges, self.nodes))
+        return EdgeScores(self.experiment.graph, edges, method, self.experiment.facts, nodes)
+
+
+def between(batch: Batch, shares: list[float]) -> Float[Tensor, "point n pos d_model"]:
+    """Embeddings at shares of the way from the ablated (0) to the clean (1) one."""
+    clean, ablated = batch.clean.states[0], batch.ablated.states[0]
+    return torch.stack([ablated + share * (clean - ablated) for share in shares])
+
+
+def at_points(experiment: Experiment, shares: list[float], method: str, by_position: bool) -> EdgeScores:
+    """Differences times the mean gradient over runs from embeddings at shares of the way to the clean one."""
+    total = Accumulator(experiment, by_position)
+    for batch in experiment.batches:
+        found = gradients(batch, between(batch, shares))
+        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
+    return total.result(method)

@@ -1,0 +1,114 @@
+"""Which heads copy what they look at, and which suppress it: scores from the weights alone, for all heads at once.
+
+Read from each token's stream as `token_streams` gives it, with the layer's own norm, biases and W_OV applied in full.
+
+*Copying score* (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix): the share of tokens that
+are among the `top` most probable when the head's output for that token goes straight to the final norm and the
+unembedding, less the same share for minus the head's output, their *negative* copying score. Between -1 and 1.
+
+*Eigenvalue score* (Elhage et al. 2021): Σ λ / Σ |λ| over the eigenvalues λ of W_E W_OV W_U, where W_E are the
+normalised streams without the norm's bias and W_U has the final norm's gain. Between -1 and 1; 1 if all are positive.
+
+*Copy suppression score* (after McDougall et al. 2023, "Copy Suppression", arXiv:2310.04625, section 3): the share of
+tokens t for which both halves of the mechanism are there. OV: t is among the `top` tokens whose logits the head lowers
+most when it looks at t. QK: t is among the `top` keys that score highest, `offset` positions back, for a query whose
+stream is the unembedding of t, as after a layer that predicts t. Between 0 and 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import SettingError
+from workbench.head_reads import HeadReads, token_streams
+from workbench.heads import ordinary_tokens
+from workbench.model import HookedModel
+from workbench.weights import Norm, final_norm, norm_of
+
+TOKENS = 500
+"""Tokens that shares are of: all ordinary ones, or a sample of so many."""
+
+
+@dataclass(frozen=True)
+class CopyingScores:
+    """The three scores of every head; see the module."""
+
+    copying: Float[Tensor, "layer head"]
+    eigenvalue: Float[Tensor, "layer head"]
+    suppression: Float[Tensor, "layer head"]
+    n_tokens: int
+    top: int
+    offset: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"From the weights, over {self.n_tokens} tokens, top {self.top}: copying, eigenvalue, copy suppression"
+        ]
+        for layer, rows in enumerate(zip(self.copying, self.eigenvalue, self.suppression, strict=True)):
+            heads = zip(*(row.tolist() for row in rows), strict=True)
+            cells = (f"H{head} {c:+.2f} {e:+.2f} {s:.2f}" for head, (c, e, s) in enumerate(heads))
+            lines.append(f"  L{layer}  " + "   ".join(cells))
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def copying_scores(
+    model: HookedModel,
+    *,
+    tokens: Int[Tensor, " token"] | None = None,
+    top: int = 5,
+    offset: int = 1,
+    seed: int = 0,
+) -> CopyingScores:
+    """Copying, eigenvalue and copy suppression scores of every head.
+
+    `tokens`: those that shares are of, such as names; by default all ordinary ones, `TOKENS` at most.
+    `offset` matters under rotary positions only; `seed` draws the tokens where there are more than `TOKENS`.
+    Raises `SettingError`, and `ModelError` for an architecture whose heads cannot be read apart from a prompt.
+    """
+    if not 1 <= top <= model.info.d_vocab:
+        raise SettingError(f"top is {top}; it must be between 1 and the vocabulary's {model.info.d_vocab} tokens")
+    tokens = ordinary_tokens(model) if tokens is None else tokens
+    tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:TOKENS]]
+    layers = [_layer(model, layer, tokens.to(model.device), top, offset) for layer in range(model.info.n_layers)]
+    columns = (torch.stack(column).cpu() for column in zip(*layers, strict=True))
+    return CopyingScores(*columns, n_tokens=len(tokens), top=top, offset=offset)
+
+
+def _layer(
+    model: HookedModel, layer: int, tokens: Int[Tensor, " token"], top: int, offset: int
+) -> tuple[Float[Tensor, " head"], ...]:
+    reads, streams, final = HeadReads(model, layer, furthest=offset), token_streams(model, layer), final_norm(model)
+    values, keys = reads.values(streams[tokens]), reads.keys(streams)
+    queries = reads.queries(model.W_U.T[tokens], offset)
+    normalised = norm_of(model, layer, "ln1")
+    apart = normalised(streams) - normalised.bias
+    own = torch.arange(len(tokens), device=tokens.device), tokens
+    rows = []
+    for head in range(model.info.n_heads):
+        W_O = reads.W_O[head]
+        written = final.centre(values[:, head] @ W_O)
+        size = (written.square().mean(1, keepdim=True) + final.eps).sqrt()
+        logits, constant = (written * final.gain) @ model.W_U / size, final.bias @ model.W_U
+        copied, undone = (_is_top(sign * logits + constant, own, top).float().mean() for sign in (1, -1))
+        lowered = _is_top(-logits, own, top)
+        attended = _is_top(queries[:, head] @ keys[:, head].T, own, top)
+        eigenvalue = _eigenvalue_score(apart @ reads.weights.W_V[head], W_O, final, model.W_U)
+        rows.append(torch.stack([copied - undone, eigenvalue, (lowered & attended).float().mean()]))
+    return tuple(torch.stack(rows, dim=1))
+
+
+def _is_top(scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int) -> Tensor:
+    """Whether fewer than `top` tokens score higher than the row's own; equals count as higher, but for itself."""
+    return (scores >= scores[own][:, None]).sum(1) <= top
+
+
+def _eigenvalue_score(
+    values: Float[Tensor, "d_vocab d_value"], W_O: Float[Tensor, "d_value d_model"], final: Norm, W_U: Tensor
+) -> Float[Tensor, ""]:
+    """The nonzero eigenvalues of values (W_O W_U) are those of (W_O W_U) values, which is small."""
+    small = final.centre(W_O) * final.gain @ (W_U @ values)
+    eigenvalues = torch.linalg.eigvals(small.double())
+    return (eigenvalues.real.sum() / eigenvalues.abs().sum()).float()
