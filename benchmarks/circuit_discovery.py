@@ -4,12 +4,12 @@
 
 Both sides work on the same GPT-2 of random weights and the same random prompts on one thread, alternately, each in a
 process of its own; timed is the work, not the loading. EAP and the curve (ten circuits of MIB's sizes, ranked by the
-same scores) are at the size of GPT-2 small; ACDC is on a model of 6 layers with 8 heads, as the peer would need days for
-the other. Checked is that scores agree to 1e-4 of the largest, that the circuits' logits are the same, and that
+same scores) are at the size of GPT-2 small; ACDC is on a model of 6 layers with 8 heads, as the peer would need days
+for the other. Checked is that scores agree to 1e-4 of the largest, that the circuits' logits are the same, and that
 ACDC's circuit is identical; it is given the peer's order of edges. EAP-IG's own code needs a GPU, and is not here.
 
-The peer needs an environment of its own, which `--peer` names; by default it is made in `build/peers/auto_circuit`, from
-PyPI.
+The peer needs an environment of its own, which `--peer` names; by default it is made in `build/peers/auto_circuit`,
+from PyPI.
 """
 
 import argparse
