@@ -39,7 +39,7 @@ class RolesOptions:
     seed: int = 0
     """Seed of the prompts, and of the names that take the others' place."""
     out: Path | None = None
-    """Write the map of roles and the effects of every step here, as HTML."""
+    """A file for the map of roles and the effects of every step: one HTML page."""
 
 
 def run(options: RolesOptions) -> IOIRoles:
@@ -48,6 +48,7 @@ def run(options: RolesOptions) -> IOIRoles:
     from circuits.tasks.registry import task_named
     from workbench.cli.progress import progress_bar
     from workbench.figures import roles as figures
+    from workbench.figures.page import page
     from workbench.files import write_text
     from workbench.model import load_model
 
@@ -63,7 +64,7 @@ def run(options: RolesOptions) -> IOIRoles:
             on_progress=lambda done, total: show(completed=done, total=total),
         )
     if options.out is not None:
-        pages = [figures.figure(found), *(figures.step(found, receivers) for receivers in found.steps)]
-        html = [page.to_html(full_html=False, include_plotlyjs=not number) for number, page in enumerate(pages)]
-        write_text(options.out, "\n".join(html))
+        numbers = [("logit difference", f"{found.clean.mean():.2f}", f"mean of {len(found.clean)} prompts")]
+        drawn = [figures.figure(found), *(figures.step(found, receivers) for receivers in found.steps)]
+        write_text(options.out, page(f"Roles of heads in {found.model}", str(found.task), numbers, drawn))
     return found

@@ -30,7 +30,7 @@ LOOKS = {
 def figure(result: "IOIRoles") -> go.Figure:
     """Every head, those with a role in its colour; of a head with several, the signs lie side by side."""
     n_layers, n_heads = next(iter(result.evidence.by_name.values())).shape
-    picture = blank(height=130 + 44 * n_layers, showlegend=True)
+    picture = blank(height=130 + 44 * n_layers, showlegend=True, legend={"itemsizing": "constant"})
     everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     picture.add_scatter(
         x=[head for _, head in everywhere],

@@ -20,6 +20,7 @@ from circuits.ioi.roles import (
 from circuits.ioi.search import ioi_roles
 from tests.circuits.ioi import planted
 from workbench.ablation import knock_out
+from workbench.attention import PATTERN
 from workbench.edits import ablate, replace
 from workbench.errors import PromptError, SettingError
 from workbench.figures import roles as figures
@@ -56,6 +57,16 @@ def test_the_planted_induction_circuit_is_found_with_its_previous_token_head():
     assert all(one.confirmed for one in found.roles if one.role != NAME_MOVER)
 
 
+def test_without_s_inhibition_the_name_mover_looks_at_all_names_alike():
+    model = planted.planted((planted.UNUSED, planted.DUPLICATE_TOKEN), (planted.S_INHIBITION,), (planted.NAME_MOVER,))
+    found = ioi_roles(model, planted.prompts())
+    (place,), (group, *_) = found.places(S_INHIBITION), named_groups(planted.prompts())
+    with model.holding([ablate(place.site, heads=place.heads)]):
+        pattern = model.run(group.clean, capture=[PATTERN]).stack(PATTERN)[2, :, 0, -1]
+    names = pattern[:, [group.positions[name] for name in ("IO", "S1", "S2")]]
+    torch.testing.assert_close(names, torch.full_like(names, 1 / 3))
+
+
 def ordinary(model: HookedModel, n: int = 6) -> list[PromptPairs]:
     """Prompts of the form of the task, on which a model of random weights happens to say the right name."""
     generator = torch.Generator().manual_seed(0)
@@ -79,13 +90,13 @@ def test_it_runs_on_every_architecture(model: HookedModel):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("what", ["q", "k", "v"])
-def test_an_effect_is_that_of_four_plain_runs(hooked, name: str, what: str):
+@pytest.mark.parametrize(("what", "where"), [("q", "end"), ("k", "S2"), ("v", "S2")])
+def test_an_effect_is_that_of_four_plain_runs(hooked, name: str, what: str, where: str):
     """One sender, one receiver: everything by single edits of whole runs; in llama two heads share keys and values."""
     model = hooked(name)
     (group,) = named_groups(ordinary(model))
     sender, receiver = (0, 1), (2, 3)
-    step = path_step(model, [group], "one head", reading(model, [receiver], what, "S2"))
+    step = path_step(model, [group], "one head", reading(model, [receiver], what, where))
     zs = [f"blocks.{layer}.attn.hook_z" for layer in range(model.info.n_layers)]
     own, other = (model.run(tokens, capture=zs) for tokens in (group.clean, group.corrupted))
     site = f"blocks.{receiver[0]}.attn.hook_{what}"
@@ -93,7 +104,7 @@ def test_an_effect_is_that_of_four_plain_runs(hooked, name: str, what: str):
     sent = replace(zs[sender[0]], other[zs[sender[0]]][:, :, [sender[1]]], heads=[sender[1]])
     arrived = model.run(group.clean, capture=[site], edits=[*frozen, sent])[site]
     head = receiver[1] // (1 if what == "q" or name == "gpt2" else 2)
-    place = group.positions["S2"]
+    place = group.positions[where]
     given = replace(site, arrived[:, [place]][:, :, [head]], positions=[place], heads=[head])
     logits = model.run(group.clean, edits=[given]).logits[:, -1]
     rows = torch.arange(len(group))
@@ -116,7 +127,7 @@ def found(tinytown):
 
 
 def test_in_tinytown_every_label_has_its_evidence(found):
-    """What was there before: a model whose heads read S2 and take its name away, fed by heads that look at S2."""
+    """The bundled weights lower the name that stands at S2, which heads of layer 0 hand on from there."""
     assert set(found.heads(SUPPRESSOR)) == {(2, 2), (3, 2), (3, 3)}
     assert set(found.heads(CURRENT)) == {(0, 2), (0, 3)}
     assert found.heads(NAME_MOVER) == found.heads(S_INHIBITION) == []
