@@ -56,6 +56,8 @@ NAME_MOVER = Head(
     ),
     name_only,
 )
+# Says both names, the subject's twice as much.
+BOTH_NAMES = Head(SAID, TOKEN, (Score(None, TOKEN, lambda key: int(key in NAMES)),), name_only)
 UNUSED = Head(Variable("unused", NAMES), TOKEN, (FROM_BEFORE,), name_only)
 
 

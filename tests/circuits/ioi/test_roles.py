@@ -193,7 +193,7 @@ def test_what_is_no_such_prompt_is_refused(tinytown):
 
 
 def test_a_model_that_does_not_do_the_task_is_refused():
-    model = planted.planted((planted.UNUSED,), (planted.NAME_MOVER,))  # says both names, that of the subject twice
+    model = planted.planted((planted.BOTH_NAMES,))
     with pytest.raises(PromptError, match="does not do this task"):
         ioi_roles(model, planted.prompts())
 
