@@ -23,7 +23,8 @@ app: env
 
 test: env
 	@sh tests/browser/chromium.sh
-	$(BIN)/python -m pytest
+	@# one process a core, up to four, each on one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: env
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -12,6 +12,7 @@ from circuits.discovery import (
     check_model,
     discover,
     evaluate,
+    halves,
     load_discovery,
     make_ablation,
 )
@@ -96,15 +97,17 @@ def score(options: ScoreOptions) -> CircuitScore:
     model = load_model(options.model or facts["source"])
     check_model(circuit, model)
     seed = facts["seed"] + 1 if options.seed is None else options.seed
-    path = options.prompts or facts["prompts"]
+    path = str(options.prompts) if options.prompts else facts["prompts"]
     task = task_of_file(path) if path else task_named(facts["task"], model)
     pairs = task.prompts(model, options.examples, seed=seed)
+    if path and path == facts["prompts"]:  # half of it is what the circuit was found on
+        pairs = halves(pairs)[1]
     experiment = Experiment(model, pairs, task.metric, make_ablation(facts["ablation"], model, pairs))
     sets = random_sets(circuit, seed=seed)
     hardest = greedy_sets(experiment, circuit, runs=3, candidates=5, steps=5, seed=seed)
     return CircuitScore(
         circuit,
-        f"the prompts of {path}" if path else f"{len(experiment)} prompts of seed {seed}",
+        f"{len(experiment)} prompts of {path or f'seed {seed}'}",
         evaluate(experiment, circuit, model, n_edges=facts["n_edges"], seed=seed),
         completeness(experiment, circuit, sets | hardest),
         minimality(experiment, circuit, dict(list(sets.items())[:5])),
@@ -116,5 +119,3 @@ def show(options: ShowOptions) -> Shown:
     page = options.out or options.circuit / "report.html"
     write_text(page, report(found))
     return Shown(page)
-
-

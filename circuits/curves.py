@@ -1,4 +1,4 @@
-"""How faithful a ranking's circuits are at every size, beside random rankings: CPR and CMD with something to compare."""
+"""How faithful the circuits of a ranking are at every size, beside those of random rankings: CPR and CMD."""
 
 from dataclasses import dataclass
 
@@ -73,8 +73,8 @@ def random_curves(experiment: Experiment, draws: int = 10, *, seed: int = 0) -> 
 
 def table(found: list[Curves], random: RandomCurves) -> str:
     """CPR and CMD of several methods beside random, the best CMD first."""
-    width = max(len(one.method) for one in found)
     rows = [(one.method, one.cpr, one.cmd) for one in sorted(found, key=lambda one: one.cmd)]
     rows.append(("random", random.cpr, random.cmd))
+    width = max(len(name) for name, *_ in rows)
     lines = [f"{'method':<{width}}    CPR    CMD"]
     return "\n".join([*lines, *(f"{name:<{width}}  {cpr:5.3f}  {cmd:5.3f}" for name, cpr, cmd in rows)])

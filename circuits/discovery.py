@@ -60,7 +60,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         values = f"{self.clean:.3f} of the model, {self.circuit:.3f} of the circuit, {self.ablated:.3f} of no edges"
-        return f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
+        return (
+            f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +88,11 @@ class Discovery:
             "   share    edges  f signed  f absolute  f random (95%)",
         ]
         rows = (self.curves.signed, self.curves.absolute, self.random.f.mean(0), *self.random.interval)
-        for size, n_edges, *f in zip(self.curves.sizes, self.curves.n_edges, *(r.tolist() for r in rows), strict=True):
-            lines.append("  {:>6.3f}  {:>7,}  {:>8.3f}  {:>10.3f}  {:>8.3f} ({:.3f} to {:.3f})".format(size, n_edges, *f))
+        columns = [(row.round(decimals=3) + 0.0).tolist() for row in rows]  # no minus before a zero
+        for size, n_edges, *f in zip(self.curves.sizes, self.curves.n_edges, *columns, strict=True):
+            lines.append(
+                "  {:>6.3f}  {:>7,}  {:>8.3f}  {:>10.3f}  {:>8.3f} ({:.3f} to {:.3f})".format(size, n_edges, *f)
+            )
         areas = (self.curves.cpr, self.random.cpr, self.curves.cmd, self.random.cmd)
         return "\n".join([*lines, "CPR {:.3f} (random {:.3f})   CMD {:.3f} (random {:.3f})".format(*areas)])
 
@@ -229,7 +234,8 @@ def discover(
 ) -> Discovery:
     """Score all edges on `n` prompts of a task, keep the first `edges` (share or number), and test on `n` others.
 
-    Raises `SettingError` for an unknown method, ablation or number, `PromptError` for a task the model has no words for.
+    Raises `SettingError` for an unknown method, ablation or number, `PromptError` for a task that the model
+    has no words for.
     """
     used, held_out = halves(task.prompts(model, 2 * n, seed=seed))
     filling = make_ablation(ablation, model, used)
@@ -262,9 +268,7 @@ def evaluate(
     )
 
 
-def _examples(
-    experiment: Experiment, values: Float[Tensor, " example"], model: HookedModel
-) -> tuple[Example, ...]:
+def _examples(experiment: Experiment, values: Float[Tensor, " example"], model: HookedModel) -> tuple[Example, ...]:
     clean = experiment.clean
     share = 1 - (clean - values) / (clean.mean() - experiment.ablated.mean())
     texts: list[tuple[str, str, str]] = []

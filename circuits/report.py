@@ -2,9 +2,10 @@
 
 from circuits.discovery import Discovery
 from workbench.figures import circuit as figures
+from workbench.figures import faithfulness
 from workbench.figures.page import Table, page
 
-STRONGEST, HARDEST = 30, 12
+STRONGEST, HARDEST = 20, 12
 """Rows of the tables of edges and of prompts."""
 
 
@@ -29,7 +30,7 @@ def report(found: Discovery) -> str:
         numbers,
         [
             figures.graph(found.circuit, found.scores),
-            figures.curves([found.curves], found.random),
+            faithfulness.curves([found.curves], found.random),
             figures.heat(found.scores),
             _edges(found),
             _prompts(found),

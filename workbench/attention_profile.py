@@ -23,6 +23,9 @@ from workbench.corpus import Corpus, TokenBatch
 from workbench.errors import CorpusError, SettingError
 from workbench.model import HookedModel
 
+CONTEXTS = 256
+"""How many contexts are read if nothing else is said."""
+
 
 @dataclass(frozen=True)
 class AttentionProfile:
@@ -75,7 +78,7 @@ def attention_profile(
     model: HookedModel,
     corpus: Corpus,
     *,
-    n_contexts: int = 256,
+    n_contexts: int = CONTEXTS,
     batch_size: int = 8,
     on_progress: Callable[[int], None] | None = None,
 ) -> AttentionProfile:
@@ -89,7 +92,7 @@ def attention_profile(
         raise CorpusError(f"contexts of {corpus.context} tokens are too long for a model that reads {model.info.n_ctx}")
     sums, done = _Sums(), 0
     for batch in _first(corpus.batches(batch_size), n_contexts):
-        patterns = model.run(batch.tokens, capture=[PATTERN]).stack(PATTERN).float()
+        patterns = model.run(batch.tokens, capture=[PATTERN], stop_after=PATTERN).stack(PATTERN).float()
         counted = batch.mask()
         counted[:, 0] = False
         sums.add(patterns, counted.to(patterns.device))

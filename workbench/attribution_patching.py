@@ -55,7 +55,8 @@ def _first_order(contrast: Contrast, cells: Grid) -> Float[Tensor, "*cells examp
     for site, gradient in zip(cells.sites, gradients, strict=True):
         change = gradient * (contrast.source[site] - contrast.into[site])
         rest = [dim for dim in range(1, change.ndim) if dim not in kept]
-        changes.append(change.permute(*kept, 0, *rest).flatten(len(kept) + 1).sum(-1))
+        moved = change.permute(*kept, 0, *rest)
+        changes.append(moved.reshape(*moved.shape[: len(kept) + 1], -1).sum(-1))
     return (torch.stack(changes) + contrast.score(contrast.into.logits)).float().cpu()
 
 

@@ -54,33 +54,34 @@ class Composition:
 def composition(model: HookedModel) -> Composition:
     """Q-, K- and V-composition of all pairs of heads, weights as they act on the residual stream (`linear_heads`).
 
-    Every product is taken in the heads' own dimensions: with W_OV = V O and W_QK = Q K^T, ‖V O Q K^T‖² is the trace of
-    (V^T V)(O Q)(K^T K)(O Q)^T. Rotary positions turn queries against keys; as is usual, the angle of offset 0 is taken.
+    Rotary positions turn queries against keys; as is usual, the angle of offset 0 is taken.
     Raises `ModelError` where heads do not read the residual stream through one norm.
     """
-    heads = [linear_heads(model, layer) for layer in range(model.info.n_layers)]
     n_layers, n_heads = model.info.n_layers, model.info.n_heads
     baseline = model.info.d_model**-0.5
     scores = {kind: torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan) for kind in KINDS}
-    grams = [_gram(own.W_V) for own in heads]  # V^T V
-    for later, own in enumerate(heads):
-        reads = {"q": own.W_Q, "k": own.W_K, "v": own.W_V}
-        behind = {"q": _gram(own.W_K), "k": _gram(own.W_Q), "v": _gram(own.W_O.mT)}
-        for earlier in range(later):
-            W_O, gram = heads[earlier].W_O, grams[earlier]
-            size = _norm(gram, W_O @ W_O.mT)
-            for kind, W in reads.items():
-                product = torch.einsum("ied,jdf->ijef", W_O, W)
-                joint = torch.einsum("iab,ijbc,jcd,ijad->ij", gram, product, behind[kind], product)
-                total = joint.clamp_min(0).sqrt() / (size[:, None] * _norm(_gram(W), behind[kind]))
-                scores[kind][earlier, :, later] = (total - baseline).float().cpu()
+    writes: list[Float[Tensor, "head d_value d_model"]] = []
+    for layer in range(n_layers):
+        own = linear_heads(model, layer)
+        reads = {
+            "q": own.W_Q @ _triangle(own.W_K).mT,
+            "k": own.W_K @ _triangle(own.W_Q).mT,
+            "v": own.W_V @ _triangle(own.W_O.mT).mT,
+        }
+        for kind, read in reads.items():
+            read = read / _size(read)
+            for earlier, write in enumerate(writes):
+                product = torch.einsum("ied,jdf->ijef", write, read)
+                scores[kind][earlier, :, layer] = (product.square().sum((2, 3)).sqrt() - baseline).float().cpu()
+        write = _triangle(own.W_V) @ own.W_O
+        writes.append(write / _size(write))
     return Composition(**scores, baseline=baseline)
 
 
-def _gram(W: Float[Tensor, "head d e"]) -> Float[Tensor, "head e e"]:
-    return W.mT @ W
+def _triangle(W: Float[Tensor, "head d e"]) -> Float[Tensor, "head f e"]:
+    """R of W = QR: with it in place of W, a product W X keeps its Frobenius norm, as Q has orthonormal columns."""
+    return torch.linalg.qr(W.float()).R.to(W.dtype)
 
 
-def _norm(left: Float[Tensor, "head e e"], right: Float[Tensor, "head e e"]) -> Float[Tensor, " head"]:
-    """‖A B‖_F from A^T A and B B^T."""
-    return (left * right).sum((1, 2)).sqrt()
+def _size(W: Float[Tensor, "head d e"]) -> Float[Tensor, "head 1 1"]:
+    return W.square().sum((1, 2), keepdim=True).sqrt()

@@ -25,7 +25,7 @@ from workbench.errors import SettingError
 from workbench.head_reads import HeadReads, token_streams
 from workbench.heads import ordinary_tokens
 from workbench.model import HookedModel
-from workbench.weights import Norm, final_norm, norm_of
+from workbench.weights import final_norm, norm_of
 
 TOKENS = 500
 """Tokens that shares are of: all ordinary ones, or a sample of so many."""
@@ -81,34 +81,27 @@ def _layer(
     model: HookedModel, layer: int, tokens: Int[Tensor, " token"], top: int, offset: int
 ) -> tuple[Float[Tensor, " head"], ...]:
     reads, streams, final = HeadReads(model, layer, furthest=offset), token_streams(model, layer), final_norm(model)
-    values, keys = reads.values(streams[tokens]), reads.keys(streams)
+    values, keys = reads.values(streams), reads.keys(streams)
     queries = reads.queries(model.W_U.T[tokens], offset)
-    normalised = norm_of(model, layer, "ln1")
-    apart = normalised(streams) - normalised.bias
+    weights, W_U, constant = reads.weights, model.W_U, final.bias @ model.W_U
+    of_biases = torch.einsum("d,hde->he", norm_of(model, layer, "ln1").bias, weights.W_V) + weights.b_V
     own = torch.arange(len(tokens), device=tokens.device), tokens
     rows = []
     for head in range(model.info.n_heads):
-        W_O = reads.W_O[head]
-        written = final.centre(values[:, head] @ W_O)
-        size = (written.square().mean(1, keepdim=True) + final.eps).sqrt()
-        logits, constant = (written * final.gain) @ model.W_U / size, final.bias @ model.W_U
-        copied, undone = (_is_top(sign * logits + constant, own, top).float().mean() for sign in (1, -1))
-        lowered = _is_top(-logits, own, top)
-        attended = _is_top(queries[:, head] @ keys[:, head].T, own, top)
-        eigenvalue = _eigenvalue_score(apart @ reads.weights.W_V[head], W_O, final, model.W_U)
-        rows.append(torch.stack([copied - undone, eigenvalue, (lowered & attended).float().mean()]))
+        W_O = final.centre(reads.W_O[head])
+        out = W_O * final.gain @ W_U  # [d_value, d_vocab]: logits but for the norm's division
+        size = ((values[tokens, head] @ W_O).square().mean(1, keepdim=True) + final.eps).sqrt()
+        logits = values[tokens, head] @ out
+        copied, undone = (_is_top(sign * logits / size + constant, own, top) for sign in (1, -1))
+        suppressed = _is_top(-logits, own, top) & _is_top(queries[:, head] @ keys[:, head].T, own, top)
+        shares = torch.stack([copied, undone, suppressed]).float().mean(1)
+        # the nonzero eigenvalues of [d_vocab, d_value] [d_value, d_vocab] are those of the small product
+        eigenvalues = torch.linalg.eigvals((out @ (values[:, head] - of_biases[head])).double())
+        score = (eigenvalues.real.sum() / eigenvalues.abs().sum()).float()
+        rows.append(torch.stack([shares[0] - shares[1], score, shares[2]]))
     return tuple(torch.stack(rows, dim=1))
 
 
 def _is_top(scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int) -> Tensor:
     """Whether fewer than `top` tokens score higher than the row's own; equals count as higher, but for itself."""
     return (scores >= scores[own][:, None]).sum(1) <= top
-
-
-def _eigenvalue_score(
-    values: Float[Tensor, "d_vocab d_value"], W_O: Float[Tensor, "d_value d_model"], final: Norm, W_U: Tensor
-) -> Float[Tensor, ""]:
-    """The nonzero eigenvalues of values (W_O W_U) are those of (W_O W_U) values, which is small."""
-    small = final.centre(W_O) * final.gain @ (W_U @ values)
-    eigenvalues = torch.linalg.eigvals(small.double())
-    return (eigenvalues.real.sum() / eigenvalues.abs().sum()).float()

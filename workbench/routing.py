@@ -15,6 +15,8 @@ from workbench.hooking import attach, hooked
 from workbench.model import HookedModel
 
 ROUTER = "blocks.{}.mlp.gate.hook_out"
+TOKENS = 20_000
+"""How many tokens are read if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def routing(
     model: HookedModel,
     corpus: Corpus,
     *,
-    n_tokens: int = 20_000,
+    n_tokens: int = TOKENS,
     k: int = 8,
     least: int = 5,
     batch_size: int = 16,
@@ -130,7 +132,7 @@ def _router_logits(
     names = [ROUTER.format(layer) for layer in layers]
     points = {name: partial(attach, model.bridge.hook_dict[name]) for name in names}
     with hooked(points, {name: partial(found.__setitem__, name) for name in names}):
-        model.run(tokens)
+        model.run(tokens, stop_after=f"blocks.{layers[-1]}.hook_mlp_out")
     return [found[name] for name in names]
 
 

@@ -45,9 +45,8 @@ class UnitActivity:
 
     def examples(self, extremes: Extremes, unit: int) -> list["Example"]:
         """The contexts of `extremes`, which are this activity's own, in which a unit reaches furthest."""
-        return [self._example(extremes, unit, place) for place in range(extremes.values.shape[1])][
-            : _found(extremes, unit)
-        ]
+        n = int((~extremes.values[unit].isnan()).sum())
+        return [self._example(extremes, unit, place) for place in range(n)]
 
     def _example(self, extremes: Extremes, unit: int, place: int) -> "Example":
         tokens = extremes.tokens[unit, place]
@@ -77,10 +76,6 @@ class Example:
         texts[self.peak] = f"{blank}[{texts[self.peak].removeprefix(' ')}]"
         spaced = any(text.startswith(" ") for text in self.strings)  # otherwise tokens are whole words
         return ("" if spaced else " ").join(texts).strip().replace("\n", "↵")
-
-
-def _found(extremes: Extremes, unit: int) -> int:
-    return int((~extremes.values[unit].isnan()).sum())
 
 
 class ActivityGatherer:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.attention import AttentionPatterns
     from workbench.attention_flow import Rollout
     from workbench.composition import Composition
+    from workbench.corpus import PackedCorpus
     from workbench.head_circuits import HeadCircuit, OVSpectrum
     from workbench.head_tables import HeadTable
     from workbench.model import HookedModel
@@ -119,11 +120,23 @@ def _one_head(model: HookedModel, options: AttentionOptions) -> OneHead:
 
 
 def _over_corpus(model: HookedModel, options: AttentionOptions) -> HeadTable | Routing:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from workbench.attention_profile import CONTEXTS
     from workbench.corpus import open_corpus
     from workbench.head_tables import head_table
-    from workbench.routing import routing
+    from workbench.routing import TOKENS, routing
 
-    context = min(options.context, model.info.n_ctx)
-    if options.score is not None:
-        return head_table(model, options.score, lambda: open_corpus(options.corpus, model.tokenizer, context=context))
-    return routing(model, open_corpus(options.corpus, model.tokenizer, context=context), k=options.top)
+    def corpus() -> PackedCorpus:
+        return open_corpus(options.corpus, model.tokenizer, context=min(options.context, model.info.n_ctx))
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=TOKENS if options.routers else CONTEXTS, visible=False)
+
+        def show(done: int) -> None:
+            bar.update(task, completed=done, visible=True)
+
+        if options.score is not None:
+            return head_table(model, options.score, corpus, on_progress=show)
+        return routing(model, corpus(), k=options.top, on_progress=show)

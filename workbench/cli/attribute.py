@@ -84,20 +84,13 @@ def run(options: AttributeOptions) -> Attribution | InputAttribution:
 
 
 def _pairs(options: AttributeOptions, model: HookedModel) -> list[PromptPairs]:
-    from workbench.prompts import prompt_pairs, read_pairs
-    from workbench.tinytown.language import Language
-    from workbench.tinytown.tasks import task_prompts
+    from workbench.cli.task import task_pairs
+    from workbench.prompts import prompt_pairs
 
     if options.task is None:
         texts = ([options.prompt], [options.prompt], [options.answer], [options.distractor or options.answer])
         return [prompt_pairs(model, *texts, name="prompt")]
-    if Path(options.task).suffix in (".jsonl", ".csv"):
-        return read_pairs(options.task, model)
-    if model.tokenizer is None or model.tokenizer.get_vocab() != Language().ids:
-        raise SettingError(
-            f"the tasks of Tinytown are in words that {options.model} does not know; give a file of pairs"
-        )
-    return task_prompts(options.task, options.examples, seed=options.seed)
+    return task_pairs(options.task, model, options.examples, options.seed)
 
 
 def _read_sae(directory: Path) -> tuple[Any, str]:

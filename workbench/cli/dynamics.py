@@ -41,7 +41,6 @@ def run(options: DynamicsOptions) -> Dynamics:
     """Measure with a progress bar. Interrupted, it says what is kept and how to go on."""
     from workbench.cli.progress import progress_bar
     from workbench.dynamics import Snapshot, dynamics
-    from workbench.files import write_text
 
     study = CheckpointStudy(**{field.name: getattr(options, field.name) for field in fields(CheckpointStudy)})
     with progress_bar() as update:
@@ -59,7 +58,7 @@ def run(options: DynamicsOptions) -> Dynamics:
             ) from None
     if options.figure is not None:
         from workbench.figures.dynamics import curves
+        from workbench.figures.save import save_figure
 
-        figure = curves(result)
-        write_text(options.figure, figure.to_html() if options.figure.suffix == ".html" else figure.to_json())
+        save_figure(options.figure, curves(result))
     return result

@@ -40,7 +40,7 @@ def heatmap(result: "Cells", fixed: Sequence[int] = ()) -> go.Figure:
     columns = result.labels[-1]
     places = list(np.ndindex(*result.effect.shape[len(fixed) : -1]))
     effect, low, high, raw = (
-        part.numpy()[tuple(fixed)].reshape(len(places), len(columns))
+        part.double().numpy()[tuple(fixed)].reshape(len(places), len(columns))
         for part in (result.effect, *result.interval, result.raw)
     )
     rows = [_row(result, (*fixed, *place)) for place in places]

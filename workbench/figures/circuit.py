@@ -1,4 +1,4 @@
-"""Circuits: the graph, layer upon layer; faithfulness at every size; where the scores lie."""
+"""Circuits: the graph, layer upon layer, and where the scores lie."""
 
 import re
 from collections.abc import Sequence
@@ -8,24 +8,23 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.figures.frame import blank, describe
-from workbench.figures.theme import AMBER, GREY, INDIGO, ROSE, SIGNED
+from workbench.figures.theme import GREY, INDIGO, ROSE, SIGNED
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
-    from circuits.curves import Curves, RandomCurves
     from circuits.scores.result import EdgeScores
 
 ROW = 62
 """Pixels from a layer of heads to its MLP, and from there to the next."""
 MLP_AT = 0.9
 """Where the MLPs stand, of the half width of a row of heads, to the right of the heads."""
-WIDTHS = ((0.5, 5.0, 0.9), (0.2, 3.0, 0.75), (0.06, 1.7, 0.6), (0.0, 0.8, 0.4))
+WIDTHS = ((0.5, 5.0, 0.9), (0.2, 3.0, 0.75), (0.06, 1.8, 0.65), (0.0, 1.0, 0.5))
 """Edges that have this share of the largest score, or more, are drawn so wide and so opaque."""
-PARTS = {"q": ("solid", -0.16, "queries"), "k": ("dash", 0.0, "keys"), "v": ("dot", 0.16, "values")}
-"""What an edge into a head feeds: the line's dash, where it arrives, and its name."""
+PARTS = {"q": ("solid", -1, "queries"), "k": ("dash", 0, "keys"), "v": ("dot", 1, "values")}
+"""What an edge into a head feeds: the line's dash, whether it arrives at the left or the right, and its name."""
+PORT = 0.009
+"""How far apart these arrive, of the figure's width."""
 BEND = np.linspace(0, 1, 17)
-COLOURS = (INDIGO, AMBER, ROSE, "#3fa093", "#8f6fc4", "#b0793b", "#4f93c9", "#a8577e")
-"""Of curves side by side."""
 
 
 def graph(circuit: "Circuit", scores: "EdgeScores") -> go.Figure:
@@ -46,97 +45,17 @@ def graph(circuit: "Circuit", scores: "EdgeScores") -> go.Figure:
         range=[-0.6, 2 * layers + 1.6],
     )
     figure.update_xaxes(**hidden, showticklabels=False)
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, margin={"t": 34})
+    figure.update_layout(
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "itemsizing": "constant", "itemwidth": 42},
+        margin={"t": 34},
+    )
     return describe(
         figure,
         "The circuit",
         "The model from the input at the bottom to the logits on top; faint nodes are not in the circuit. A line is an "
         "edge of the circuit: indigo works for the answer, rose against it; the wider, the larger its score. Edges "
         "into a head: solid lines feed its queries, dashed ones its keys, dotted ones its values. Point at a node or "
-        "at the dot in the middle of an edge for its name and score.",
-    )
-
-
-def curves(found: "Sequence[Curves]", random: "RandomCurves | None" = None) -> go.Figure:
-    """f at every size, of one method by both rankings or of several by their signed one; random ones as a band."""
-    figure = blank(height=400, showlegend=True)
-    for height in (0, 1):
-        figure.add_hline(y=height, line={"color": GREY, "width": 1, "dash": "dot"})
-    if random is not None:
-        low, high = random.interval.tolist()
-        figure.add_scatter(
-            x=[*random.sizes, *random.sizes[::-1]],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            fillcolor=GREY,
-            opacity=0.25,
-            mode="lines",
-            line={"width": 0, "color": GREY},
-            hoverinfo="skip",
-            name="random, 95%",
-            meta={"columns": {"x": "share of edges", "y": "f, random"}},
-        )
-    lines = [(one.method, one.signed) for one in found]
-    if len(found) == 1:
-        lines = [(f"{found[0].method}, signed ranking", found[0].signed)]
-        if not found[0].signed.equal(found[0].absolute):
-            lines.append((f"{found[0].method}, absolute ranking", found[0].absolute))
-    for number, (name, values) in enumerate(lines):
-        figure.add_scatter(
-            x=found[0].sizes,
-            y=values.tolist(),
-            mode="lines+markers",
-            name=name,
-            line={"color": COLOURS[number % len(COLOURS)], "width": 2},
-            marker={"size": 6},
-            customdata=found[0].n_edges,
-            hovertemplate=f"{name}<br>%{{customdata:,}} edges (%{{x:.1%}}): f = %{{y:.3f}}<extra></extra>",
-            meta={"columns": {"x": "share of edges", "y": f"f, {name}"}},
-        )
-    sizes = found[0].sizes
-    figure.update_xaxes(
-        type="log", title_text="share of all edges", tickvals=sizes, ticktext=[f"{100 * size:g}%" for size in sizes]
-    )
-    figure.update_yaxes(title_text="faithfulness f", zeroline=False)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, margin={"t": 34})
-    return describe(
-        figure,
-        "Faithfulness at every size",
-        "x: the share of the model's edges that is kept, the best first; all others are ablated. y: how much of the "
-        "metric they keep, 0 as with every edge ablated and 1 as in the whole model, on prompts held out. Grey: the "
-        "middle 95% of random rankings.",
-    )
-
-
-def areas(found: "Sequence[Curves]", random: "RandomCurves") -> go.Figure:
-    """CPR and CMD of several methods, beside random."""
-    rows = sorted(found, key=lambda one: one.cmd)
-    names = [*(one.method for one in rows), "random"]
-    figure = blank(height=340, showlegend=True, barmode="group")
-    for name, values, colour in (
-        ("CPR", [*(one.cpr for one in rows), random.cpr], INDIGO),
-        ("CMD", [*(one.cmd for one in rows), random.cmd], AMBER),
-    ):
-        figure.add_bar(
-            x=names,
-            y=values,
-            name=name,
-            marker={"color": colour},
-            text=[f"{value:.2f}" for value in values],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate=f"%{{x}}: {name} %{{y:.3f}}<extra></extra>",
-            meta={"columns": {"x": "method", "y": name}},
-        )
-    figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(title_text="area", rangemode="tozero")
-    figure.update_layout(legend={"orientation": "h", "y": 1.04, "yanchor": "bottom", "x": 0}, margin={"t": 40})
-    return describe(
-        figure,
-        "CPR and CMD",
-        "CPR (indigo, higher is better): the area under faithfulness over the share of edges, edges ranked by signed "
-        "effect. CMD (amber, lower is better): the area between faithfulness and 1, ranked by absolute effect. The "
-        "best CMD first; last, the mean of random rankings.",
+        "at the dot on an edge for its name and score.",
     )
 
 
@@ -224,7 +143,7 @@ def _draw_edges(figure: go.Figure, circuit: "Circuit", edges: np.ndarray, values
                 chosen = np.nonzero(signed & (share >= least) & (share < upper) & (parts == part))[0]
                 if not len(chosen):
                     continue
-                dash, _, reads = PARTS.get(part, ("solid", 0.0, "MLPs and logits"))
+                dash, _, reads = PARTS.get(part, ("solid", 0, "MLPs and logits"))
                 gap = np.full((1, 2), np.nan)
                 points = np.concatenate([np.concatenate([paths[i], gap]) for i in chosen])
                 figure.add_scatter(
@@ -241,7 +160,7 @@ def _draw_edges(figure: go.Figure, circuit: "Circuit", edges: np.ndarray, values
                 )
                 seen.add((part, meaning))
         upper = least
-    middles = np.array([path[len(BEND) // 2] for path in paths]).reshape(-1, 2)
+    middles = np.array([path[6 + i % 5] for i, path in enumerate(paths)]).reshape(-1, 2)  # not all at one height
     figure.add_scatter(
         x=middles[:, 0],
         y=middles[:, 1],
@@ -263,7 +182,8 @@ def _path(graph, destination: int, source: int, places: dict) -> np.ndarray:
     else:
         fed = [places[graph.sources[number]] for number in graph.feeds[destination].nonzero()[:, 0].tolist()]
         x1, y1 = sum(x for x, _ in fed) / len(fed), fed[0][1]
-        x1 += PARTS[name[-2]][1] if name.endswith(">") else 0.0
+        width = places["m0"][0] - min(x for x, _ in places.values()) if "m0" in places else len(places)
+        x1 += PARTS[name[-2]][1] * PORT * width if name.endswith(">") else 0.0
     rise = y1 - y0
     bow = 0.13 * rise if abs(x1 - x0) < 0.4 and rise > 1 else 0.0
     t = BEND
@@ -272,9 +192,7 @@ def _path(graph, destination: int, source: int, places: dict) -> np.ndarray:
     return np.stack([x, y0 + 0.14 + (rise - 0.28) * t], axis=1)
 
 
-def _draw_nodes(
-    figure: go.Figure, circuit: "Circuit", values: np.ndarray, places: dict, inside: set[str]
-) -> None:
+def _draw_nodes(figure: go.Figure, circuit: "Circuit", values: np.ndarray, places: dict, inside: set[str]) -> None:
     names = list(places)
     within = np.array([name in inside for name in names])
     at = np.array([places[name] for name in names])
@@ -289,8 +207,10 @@ def _draw_nodes(
             textposition="middle center",
             textfont={"size": 10, "color": "#ffffff"},
             marker={
-                "symbol": ["square" if names[i] in ("input", "logits") or names[i][0] == "m" else "circle" for i in chosen],
-                "size": 30 if strong else 9,
+                "symbol": [
+                    "square" if names[i] in ("input", "logits") or names[i][0] == "m" else "circle" for i in chosen
+                ],
+                "size": 34 if strong else 9,
                 "color": "#525c6d" if strong else GREY,
                 "opacity": 1 if strong else 0.35,
                 "line": {"width": 0},
