@@ -204,5 +204,5 @@ def test_figures_show_every_role_and_every_step(found):
     assert drawn == {role: len(heads) for role, heads in labelled(found).items()}
     for receivers, step in found.steps.items():
         heat = figures.step(found, receivers).data[0]
-        assert torch.equal(torch.as_tensor(heat.z), step.effect)
+        assert torch.equal(torch.as_tensor(heat.z).float(), step.effect)
     assert set(figures.LOOKS) == set(EVIDENCE)
