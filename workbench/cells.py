@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench import sites as site_names
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
-from workbench.sweep import Grid
+from workbench.sweep import POSITIONAL, Grid
 
 SHOWN = 10
 """Cells that a result prints."""
@@ -79,10 +79,10 @@ class Cells(ABC):
 
 
 def cell_labels(model: HookedModel, grid: Grid, pairs: Sequence[PromptPairs]) -> tuple[list[str], ...]:
-    """Names of the places along the axes of a grid: the layer, then `grid.by`."""
+    """Names of the places along the axes of a grid: the layer, then `grid.by`. Without pairs positions are numbers."""
     layers = [str(site_names.layer_of(site)) for site in grid.sites]
     names = [
-        position_labels(model, pairs) if axis in ("position", "query", "key") else [str(i) for i in range(size)]
+        position_labels(model, pairs) if pairs and axis in POSITIONAL else [str(i) for i in range(size)]
         for axis, size in zip(grid.by, grid.sizes, strict=True)
     ]
     return (layers, *names)

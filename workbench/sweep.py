@@ -54,6 +54,10 @@ class Place:
         return edit.apply(torch.zeros_like(activation[:1]), self.site, Window(0, length, length, length)).bool()
 
 
+POSITIONAL = {"position", "query", "key"}
+"""The axes that count positions."""
+
+
 def axes(site: str) -> dict[str, int]:
     """The axes of the activation at a site that cells can be told apart by, by name."""
     axis = site_names.axes(site)
@@ -76,10 +80,6 @@ class Grid:
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.sites), *self.sizes)
-
-    @property
-    def has_positions(self) -> bool:
-        return not {"position", "query", "key"}.isdisjoint(self.by)
 
     def cells(self) -> Int[Tensor, "cell axis"]:
         """The cells of one site, the last axis counting fastest."""
