@@ -28,6 +28,9 @@ class Contrast:
     """Logits of the clean prompts."""
     metric: Metric
 
+    def __len__(self) -> int:
+        return len(self.pairs)
+
     def score(self, logits: Float[Tensor, "... example d_vocab"]) -> Float[Tensor, "... example"]:
         return self.metric(logits, self.pairs, self.clean)
 

@@ -39,6 +39,9 @@ class Trial:
     counted: Bool[Tensor, "example pos"]
     """Which tokens are text, not padding."""
 
+    def __len__(self) -> int:
+        return len(self.counted)
+
     def whole(self) -> Float[Tensor, " example"]:
         """The score of the whole model."""
         if not self.every:
@@ -130,9 +133,9 @@ class Study:
             return lambda site, part, positions: means[site].to(part)
         if self.how == "direction":
             return self._without_direction
-        if len(trial.counted) < 2:
+        if len(trial) < 2:
             raise SettingError("resampling needs at least two prompts of each length")
-        others = random_cycle(len(trial.counted), self.seed)
+        others = random_cycle(len(trial), self.seed)
         return lambda site, part, positions: cut(site, trial.base[site][others], positions)
 
     def _without_direction(self, site: str, part: Tensor, positions: slice) -> Tensor:
