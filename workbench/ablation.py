@@ -21,7 +21,7 @@ from workbench.errors import SettingError
 from workbench.metrics import Metric
 from workbench.model import HookedModel
 from workbench.study import WAYS, Study, Trial
-from workbench.sweep import OnProgress, Place, changed, grid, masked, sweep
+from workbench.sweep import OnProgress, Place, changed, grid, masked, progress_of_batch, sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,9 @@ class AblationResult(Cells):
     def __str__(self) -> str:
         whole = f"{self.whole.mean():.3f} {self.unit}".rstrip()
         head = f"Ablation of {self.site}, each part {WAYS[self.how]}"
+        prompts = "contexts" if self.on == "corpus" else "prompts"
         scale = f"{self.metric.replace('_', ' ')} of the whole model {whole}; effect: the change from it"
-        return "\n".join([head, f"{self.on}, {len(self.whole)} prompts: {scale}", *self.table()])
+        return "\n".join([head, f"{self.on}, {len(self.whole)} {prompts}: {scale}", *self.table()])
 
 
 def ablation_study(
@@ -81,15 +82,11 @@ def ablation_study(
     study = Study(model, on, [site], by, how=how, direction=direction, metric=metric, seed=seed)
     parts, done = [], 0
     for trial in study.trials():
-        cells, n_batch = grid(trial.base, site, by), len(trial.base.tokens)
-
-        def count(cell: int, n_cells: int, before: int = done, n_batch: int = n_batch) -> None:
-            if on_progress:
-                on_progress(before * n_cells + cell * n_batch, len(study) * n_cells)
-
+        cells, progress = grid(trial.base, site, by), progress_of_batch(on_progress, done, len(trial), len(study))
         measure = changed(trial.base, study.substitute(trial), trial.score, whole=trial.every)
-        parts.append((sweep(trial.base, cells, measure, whole=trial.every, on_progress=count), trial.whole()))
-        done += n_batch
+        values = sweep(trial.base, cells, measure, whole=trial.every, on_progress=progress)
+        parts.append((values, trial.whole()))
+        done += len(trial)
     return _result(study, site, ("layer", *by), cell_labels(model, cells, study.pairs), parts)
 
 
@@ -118,7 +115,7 @@ def knock_out(
     for trial in study.trials():
         values = [_without(study, trial, named) for named in places.values()]
         parts.append((torch.stack(values), trial.whole()))
-        done += len(trial.base.tokens)
+        done += len(trial)
         if on_progress:
             on_progress(done, len(study))
     return _result(study, "sets", ("set",), (list(places),), parts)

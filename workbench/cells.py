@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from workbench import sites as site_names
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
-from workbench.sweep import Grid
+from workbench.sweep import POSITIONAL, Grid
 
 SHOWN = 10
 """Cells that a result prints."""
@@ -71,18 +72,18 @@ class Cells(ABC):
         return lines + [f"  and {hidden:,} more"] * bool(hidden)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: every field but the single prompts' values, and the numbers of each cell."""
+        """As JSON: every field but the single prompts' values, and the numbers of each cell; none where one is NaN."""
         low, high = self.interval
-        whole = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
-        del whole["values"]
-        return whole | {"effect": self.effect, "low": low, "high": high, "raw": self.raw}
+        whole = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "values"}
+        numbers = {"effect": self.effect, "low": low, "high": high, "raw": self.raw}
+        return whole | {name: np.where(part.isnan(), None, part).tolist() for name, part in numbers.items()}
 
 
 def cell_labels(model: HookedModel, grid: Grid, pairs: Sequence[PromptPairs]) -> tuple[list[str], ...]:
-    """Names of the places along the axes of a grid: the layer, then `grid.by`."""
+    """Names of the places along the axes of a grid: the layer, then `grid.by`. Without pairs positions are numbers."""
     layers = [str(site_names.layer_of(site)) for site in grid.sites]
     names = [
-        position_labels(model, pairs) if axis in ("position", "query", "key") else [str(i) for i in range(size)]
+        position_labels(model, pairs) if pairs and axis in POSITIONAL else [str(i) for i in range(size)]
         for axis, size in zip(grid.by, grid.sizes, strict=True)
     ]
     return (layers, *names)

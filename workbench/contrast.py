@@ -11,7 +11,7 @@ from workbench.metrics import Metric
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 from workbench.suffix import BaseRun, base_run
-from workbench.sweep import rows_at_once
+from workbench.sweep import POSITIONAL, rows_at_once
 
 DIRECTIONS = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}
 Pairs = PromptPairs | Sequence[PromptPairs]
@@ -28,6 +28,9 @@ class Contrast:
     """Logits of the clean prompts."""
     metric: Metric
 
+    def __len__(self) -> int:
+        return len(self.pairs)
+
     def score(self, logits: Float[Tensor, "... example d_vocab"]) -> Float[Tensor, "... example"]:
         return self.metric(logits, self.pairs, self.clean)
 
@@ -43,7 +46,7 @@ def groups(pairs: Pairs, by: Sequence[str] = ()) -> list[PromptPairs]:
     if not sum(map(len, listed)):
         raise PromptError("there are no prompt pairs")
     lengths = sorted({group.clean.shape[1] for group in listed})
-    if len(lengths) > 1 and (positional := {"position", "query", "key"} & set(by)):
+    if len(lengths) > 1 and (positional := POSITIONAL & set(by)):
         raise PromptError(
             f"prompts have {lengths[0]} to {lengths[-1]} tokens, so a {min(positional)} is not the same in all of "
             "them; give pairs of one length"

@@ -18,7 +18,7 @@ from workbench.cells import Cells, cell_labels
 from workbench.contrast import DIRECTIONS, Pairs, contrasts, groups
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
-from workbench.sweep import OnProgress, changed, grid, put, sweep
+from workbench.sweep import OnProgress, changed, grid, progress_of_batch, put, sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +76,11 @@ def activation_patching(
     listed = groups(pairs, by)
     n_prompts, parts, done = sum(map(len, listed)), [], 0
     for contrast in contrasts(model, listed, [site], metric, direction):
-        cells, n_batch = grid(contrast.into, site, by), len(contrast.pairs)
-
-        def count(cell: int, n_cells: int, before: int = done, n_batch: int = n_batch) -> None:
-            if on_progress:
-                on_progress(before * n_cells + cell * n_batch, n_prompts * n_cells)
-
+        cells, progress = grid(contrast.into, site, by), progress_of_batch(on_progress, done, len(contrast), n_prompts)
         measure = changed(contrast.into, put(contrast.source.activations), contrast.score)
-        values = sweep(contrast.into, cells, measure, on_progress=count)
+        values = sweep(contrast.into, cells, measure, on_progress=progress)
         parts.append((values, *contrast.ends()))
-        done += n_batch
+        done += len(contrast)
     labels = cell_labels(model, cells, listed)
     return result("activation patching", site, by, listed[0].name, metric, direction, labels, parts)
 

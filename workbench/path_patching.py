@@ -23,7 +23,7 @@ from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel
 from workbench.patching import PatchingResult, result
 from workbench.suffix import BaseRun
-from workbench.sweep import OnProgress, Place, cut, grid, masked, put, sweep
+from workbench.sweep import OnProgress, Place, cut, grid, masked, progress_of_batch, put, sweep
 
 HEADS, MLPS, EMBEDDING = "blocks.*.attn.hook_z", "blocks.*.hook_mlp_out", "blocks.0.hook_resid_pre"
 SCALES = ("blocks.*.ln1.hook_scale", "blocks.*.ln2.hook_scale", "ln_final.hook_scale")
@@ -78,14 +78,14 @@ def path_patching(
     frozen = {HEADS, *[MLPS] * (mlps == "freeze"), *SCALES * (norms == "freeze")}
     held = [site for site in model.sites if {site, _pattern(site)} & frozen]
     ends = [end for receiver in receivers for end in receiver.each(model)]
-    listed, parts, done = groups(pairs, by), [], 0
+    listed = groups(pairs, by)
+    n_prompts, parts, done = sum(map(len, listed)), [], 0
     for contrast in contrasts(model, listed, [senders, *held], metric, direction):
         cells = grid(contrast.into, senders, by)
-        measure = partial(_effect, contrast, ends, held)
-        parts.append((sweep(contrast.into, cells, measure), *contrast.ends()))
-        done += len(contrast.pairs)
-        if on_progress:
-            on_progress(done, sum(map(len, listed)))
+        progress = progress_of_batch(on_progress, done, len(contrast), n_prompts)
+        values = sweep(contrast.into, cells, partial(_effect, contrast, ends, held), on_progress=progress)
+        parts.append((values, *contrast.ends()))
+        done += len(contrast)
     named = tuple(map(str, receivers)) or ("logits",)
     more = {"receivers": named, "mlps": mlps, "norms": norms}
     labels, task = cell_labels(model, cells, listed), listed[0].name

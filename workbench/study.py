@@ -39,6 +39,9 @@ class Trial:
     counted: Bool[Tensor, "example pos"]
     """Which tokens are text, not padding."""
 
+    def __len__(self) -> int:
+        return len(self.counted)
+
     def whole(self) -> Float[Tensor, " example"]:
         """The score of the whole model."""
         if not self.every:
@@ -73,9 +76,9 @@ class Study:
         self.pairs = [] if isinstance(on, TokenBatch) else groups(on, by)
         self.metric = LOSS if self.corpus else metric or LOGIT_DIFFERENCE
         self.name = "corpus" if self.corpus else self.pairs[0].name
-        self._check(by, metric)
+        self._check(metric)
 
-    def _check(self, by: Sequence[str], metric: Metric | None) -> None:
+    def _check(self, metric: Metric | None) -> None:
         if self.how not in WAYS:
             raise SettingError(f"no ablation {self.how!r}; it is {', '.join(map(repr, WAYS))}")
         if (self.how == "direction") != (self.direction is not None):
@@ -84,8 +87,6 @@ class Study:
             raise SettingError("the direction is a vector of zeros")
         if self.how == "mean" and any(site_names.axes(site).position == 2 for site in self.sites):
             raise SettingError("attention has no mean over tokens; choose how='zero' or 'resample'")
-        if self.corpus and (places := {"position", "query", "key"} & set(by)):
-            raise SettingError(f"a {min(places)} is not the same in all contexts of a corpus; give prompt pairs")
         if self.corpus and metric not in (None, LOSS):
             raise SettingError(f"on a corpus the measure is the loss, not {metric.name}")
 
@@ -132,9 +133,9 @@ class Study:
             return lambda site, part, positions: means[site].to(part)
         if self.how == "direction":
             return self._without_direction
-        if len(trial.counted) < 2:
+        if len(trial) < 2:
             raise SettingError("resampling needs at least two prompts of each length")
-        others = random_cycle(len(trial.counted), self.seed)
+        others = random_cycle(len(trial), self.seed)
         return lambda site, part, positions: cut(site, trial.base[site][others], positions)
 
     def _without_direction(self, site: str, part: Tensor, positions: slice) -> Tensor:

@@ -25,7 +25,7 @@ Score = Callable[[Float[Tensor, "copy batch ..."]], Float[Tensor, "copy batch"]]
 Measure = Callable[[str, Bool[Tensor, "copy ..."], int], Float[Tensor, "copy batch"]]
 """(site, masks of some cells, first position to compute) -> a number for each prompt with each of the cells changed."""
 OnProgress = Callable[[int, int], None]
-"""Called with the number of cells done and of all."""
+"""Called with how much is done, and how much there is to do."""
 ELEMENTS = 2**24
 """The largest activation that a forward pass may make, in numbers; it bounds the memory."""
 
@@ -54,6 +54,10 @@ class Place:
         return edit.apply(torch.zeros_like(activation[:1]), self.site, Window(0, length, length, length)).bool()
 
 
+POSITIONAL = {"position", "query", "key"}
+"""The axes that count positions."""
+
+
 def axes(site: str) -> dict[str, int]:
     """The axes of the activation at a site that cells can be told apart by, by name."""
     axis = site_names.axes(site)
@@ -76,10 +80,6 @@ class Grid:
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.sites), *self.sizes)
-
-    @property
-    def has_positions(self) -> bool:
-        return not {"position", "query", "key"}.isdisjoint(self.by)
 
     def cells(self) -> Int[Tensor, "cell axis"]:
         """The cells of one site, the last axis counting fastest."""
@@ -144,6 +144,13 @@ def sweep(
                 if on_progress:
                     on_progress(done, values[..., 0].numel())
     return values.reshape(*grid.shape, n_batch)
+
+
+def progress_of_batch(on_progress: OnProgress | None, done: int, batch: int, of: int) -> OnProgress | None:
+    """Progress over the cells of one batch of prompts, told as progress over the cells of all prompts."""
+    if on_progress is None:
+        return None
+    return lambda cell, cells: on_progress(done * cells + cell * batch, of * cells)
 
 
 def changed(base: BaseRun, substitute: Substitute, score: Score, *, whole: bool = False) -> Measure:

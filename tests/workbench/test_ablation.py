@@ -169,11 +169,17 @@ def test_what_makes_no_sense_is_refused_in_a_line(hooked: Callable, pairs, optio
     assert "\n" not in str(error.value)
 
 
-def test_a_corpus_is_measured_by_its_loss_and_has_no_positions(hooked: Callable, contexts: TokenBatch) -> None:
+def test_positions_of_a_corpus_are_numbers(hooked: Callable, contexts: TokenBatch) -> None:
+    model = hooked("llama")
+    result = ablation_study(model, contexts, "blocks.*.hook_attn_out", ("position",), how="zero")
+    run = model.run(contexts.tokens, edits=[ablate("blocks.1.hook_attn_out", positions=4)])
+    torch.testing.assert_close(result.values[1, 4], losses(run.logits, contexts), **CLOSE)
+    assert result.labels[1] == ["0", "1", "2", "3", "4", "5", "6"]
+
+
+def test_a_corpus_is_measured_by_its_loss(hooked: Callable, contexts: TokenBatch) -> None:
     with pytest.raises(SettingError, match="the measure is the loss, not kl"):
         ablation_study(hooked("gpt2"), contexts, "blocks.*.hook_mlp_out", metric=KL)
-    with pytest.raises(SettingError, match="a position is not the same in all contexts"):
-        ablation_study(hooked("gpt2"), contexts, "blocks.*.hook_mlp_out", ("position",))
 
 
 def test_one_prompt_cannot_be_resampled(hooked: Callable, pairs: PromptPairs) -> None:

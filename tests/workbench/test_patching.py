@@ -1,5 +1,6 @@
 """Patching sweeps against one run a cell, against transformer-lens, and against what must hold of any model."""
 
+import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -263,6 +264,13 @@ def test_a_result_prints_its_strongest_cells(hooked: Callable) -> None:
     saved = to_json(result)
     assert np.array(saved["effect"]).shape == (3, 4, 6)
     assert "values" not in saved
+
+
+def test_what_one_prompt_cannot_tell_is_null_in_json(hooked: Callable) -> None:
+    result = activation_patching(hooked("gpt2"), random_pairs(1), "blocks.*.hook_mlp_out")
+    saved = json.loads(json.dumps(to_json(result), allow_nan=False))
+    assert saved["low"] == [None, None, None]
+    assert saved["effect"] == pytest.approx(result.effect.tolist())
 
 
 def test_progress_ends_at_the_whole_and_an_interruption_leaves_no_hooks(hooked: Callable) -> None:
