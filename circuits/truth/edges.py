@@ -17,7 +17,7 @@ from torch import Tensor
 from circuits.ablations import Ablation
 from circuits.experiment import Experiment
 from circuits.graph import graph_of
-from circuits.truth.weights import weights_of
+from circuits.truth.weights import parameters_of
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
@@ -47,7 +47,7 @@ def _meet(reads: dict[str, Tensor], writes: dict[str, Tensor], destination: str,
 
 def _writes(model: HookedModel) -> Iterator[Float[Tensor, "d_model _"]]:
     """Of each source in turn, a matrix whose columns span what it may write."""
-    weights = weights_of(model)
+    weights = parameters_of(model)
     yield torch.cat([weights["tok_embed.weight"], weights["pos.weight"]]).T
     for layer in range(model.info.n_layers):
         attention = f"layers.{layer}.attn"
@@ -62,7 +62,7 @@ def _writes(model: HookedModel) -> Iterator[Float[Tensor, "d_model _"]]:
 
 def _reads(model: HookedModel) -> Iterator[tuple[str, Float[Tensor, "_ d_model"]]]:
     """Of each destination, a matrix whose rows span what it reads."""
-    weights = weights_of(model)
+    weights = parameters_of(model)
     for layer in range(model.info.n_layers):
         attention = f"layers.{layer}.attn"
         q, k, v = (_heads(model, weights[f"{attention}.{name}.weight"]) for name in "qkv")

@@ -38,19 +38,16 @@ def model_of(
     )
     bridge = TransformerBridge.boot_native(config, device="cpu")
     bridge.original_model.eval().requires_grad_(False)
-    for parameter_name, parameter in _parameters(bridge).items():
+    model = HookedModel(bridge, name, _tokenizer(vocabulary))
+    for parameter_name, parameter in parameters_of(model).items():
         given = weights.get(parameter_name)
         parameter.zero_() if given is None else parameter.copy_(given)
-    return HookedModel(bridge, name, _tokenizer(vocabulary))
+    return model
 
 
-def weights_of(model: HookedModel) -> Weights:
-    """The parameters of a model that `model_of` made."""
-    return {name: parameter.detach() for name, parameter in _parameters(model.bridge).items()}
-
-
-def _parameters(bridge: TransformerBridge) -> dict[str, Tensor]:
-    named = bridge.original_model.named_parameters()
+def parameters_of(model: HookedModel) -> dict[str, Tensor]:
+    """The parameters of a model that `model_of` made, as they are named there."""
+    named = model.bridge.original_model.named_parameters()
     return {name.replace("._original_component", ""): parameter for name, parameter in named}
 
 

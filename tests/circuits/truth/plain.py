@@ -2,7 +2,7 @@
 
 import torch
 
-from circuits.truth.weights import weights_of
+from circuits.truth.weights import parameters_of
 
 
 def plain_logits(model, tokens, without=(), instead=None):
@@ -10,7 +10,7 @@ def plain_logits(model, tokens, without=(), instead=None):
 
     Along the edges in `without`, the destination reads `instead[source]`, or nothing if there is no `instead`.
     """
-    weights, info = weights_of(model), model.info
+    weights, info = parameters_of(model), model.info
     length = tokens.shape[1]
     written = {"input": weights["tok_embed.weight"][tokens] + weights["pos.weight"][:length]}
     constant = 0
@@ -42,4 +42,4 @@ def plain_logits(model, tokens, without=(), instead=None):
             mlp = f"layers.{layer}.mlp"
             hidden = read(f"m{layer}") @ weights[f"{mlp}.fc_in.weight"].T + weights[f"{mlp}.fc_in.bias"]
             written[f"m{layer}"] = hidden.relu() @ weights[f"{mlp}.fc_out.weight"].T + weights[f"{mlp}.fc_out.bias"]
-    return (read("logits") @ weights["head.weight"].T)[:, -1], written
+    return (read("logits") @ weights["head.weight"].T + weights["head.bias"])[:, -1], written
