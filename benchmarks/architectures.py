@@ -33,15 +33,17 @@ from workbench.model import load_model
 
 WITH_K = ("topk", "batchtopk", "matryoshka", "jumprelu", "matching_pursuit")
 PENALISED = ("gated", "standard")
-COEFFICIENTS = (1.0, 2.0, 4.0, 8.0)
+COEFFICIENTS = (0.2, 0.6, 1.8, 5.4)
 """What the short trainings try."""
 SHORT = 4
 """How many times shorter they are."""
 TOLERANCE = 0.1
-ROUNDS = 4
+ROUNDS = 6
 """Full trainings, at most, of a penalised architecture."""
-STEEPEST, USUAL, FLATTEST = -4.0, -1.5, -0.5
-"""How L0 falls with the coefficient: d log L0 / d log coefficient."""
+STEEPNESS = 1.5
+"""How L0 usually falls with the coefficient: -d log L0 / d log coefficient."""
+FARTHEST = math.log(4.0)
+"""The log of the largest factor between a coefficient that was tried and the next."""
 
 SITE, D_SAE, K, MEASURED_ON = "blocks.2.hook_resid_post", 1024, 16, 100_000
 
@@ -113,16 +115,18 @@ def miss(row: Row, k: int) -> float:
 
 
 def suggested(rows: list[Row], k: int) -> float:
-    """The coefficient at which a line through log coefficient and log L0 passes k: that of the two rows nearest to it,
-    or of the usual slope where there is one row.
+    """The coefficient at which L0 is expected to be k, on a line through log coefficient and log L0.
+
+    The line goes through the nearest rows above and below k; where all lie on one side, through the nearest, with the
+    usual slope and no further than `FARTHEST` from it.
     """
     logs = [(math.log(row.coefficient), math.log(max(row.l0, 0.1) / k)) for row in rows]
-    (a, y), *others = sorted(logs, key=lambda point: abs(point[1]))
-    slope = USUAL
-    if others:
-        b, z = others[0]
-        slope = min(max((z - y) / (b - a), STEEPEST), FLATTEST)
-    return math.exp(a - y / slope)
+    above, below = ([point for point in logs if (point[1] > 0) == side] for side in (True, False))
+    if above and below:
+        (a, y), (b, z) = min(above, key=lambda point: point[1]), max(below, key=lambda point: point[1])
+        return math.exp(a - y * (b - a) / (z - y))
+    a, y = min(logs, key=lambda point: abs(point[1]))
+    return math.exp(a + min(max(y / STEEPNESS, -FARTHEST), FARTHEST))
 
 
 def row(config: TrainConfig, l0: float, figures: dict[str, float], rate: float) -> Row:

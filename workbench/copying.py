@@ -64,15 +64,24 @@ def copying_scores(model: HookedModel, *, top: int = 5, offset: int = 1, seed: i
         raise SettingError(f"top is {top}; it must be between 1 and the vocabulary's {model.info.d_vocab} tokens")
     tokens = ordinary_tokens(model)
     tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:TOKENS]]
-    layers = [_layer(model, layer, tokens.to(model.device), top, offset) for layer in range(model.info.n_layers)]
+    layers: list[tuple[Float[Tensor, " head"], ...]] = []
+    for layer in range(model.info.n_layers):
+        if layer < 2:  # later layers are brought what layer 1 is
+            streams = token_streams(model, layer)
+        layers.append(_layer(model, layer, streams, tokens.to(model.device), top, offset))
     columns = (torch.stack(column).cpu() for column in zip(*layers, strict=True))
     return CopyingScores(*columns, n_tokens=len(tokens), top=top, offset=offset)
 
 
 def _layer(
-    model: HookedModel, layer: int, tokens: Int[Tensor, " token"], top: int, offset: int
+    model: HookedModel,
+    layer: int,
+    streams: Float[Tensor, "d_vocab d_model"],
+    tokens: Int[Tensor, " token"],
+    top: int,
+    offset: int,
 ) -> tuple[Float[Tensor, " head"], ...]:
-    reads, streams, final = HeadReads(model, layer, furthest=offset), token_streams(model, layer), final_norm(model)
+    reads, final = HeadReads(model, layer, furthest=offset), final_norm(model)
     values, keys = reads.values(streams), reads.keys(streams)
     queries = reads.queries(model.W_U.T[tokens], offset)
     weights, W_U, constant = reads.weights, model.W_U, final.bias @ model.W_U

@@ -23,7 +23,7 @@ def build_index(
     *,
     n_tokens: int,
     out: Path | str,
-    batch_size: int = 32,
+    batch_size: int = 16,
     seed: int = 0,
     memory: int = MEMORY,
     on_progress: Callable[[int], None] | None = None,

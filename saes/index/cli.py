@@ -34,7 +34,7 @@ class IndexOptions:
     """How many tokens to read."""
     context: int | None = None
     """Tokens per sequence; default: as in training."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Sequences per run of the model."""
     seed: int = 0
     """Decides the order of the corpus, and which examples are sampled."""

@@ -123,15 +123,16 @@ def _best(
     together: csr_array, first: int, fired: Int[np.ndarray, " latent"], n_tokens: int, n: int
 ) -> tuple[np.ndarray, ...]:
     """The columns of `Partners` for the latents from `first` on, whose counts with every latent are given."""
-    counts = together.tocoo()
-    latent, other = counts.row + first, counts.col
-    a, b, both = (x.astype(np.float64) for x in (fired[latent], fired[other], counts.data))
-    spread = a * b * (n_tokens - a) * (n_tokens - b)
-    phi = np.zeros(together.shape)
-    phi[counts.row, counts.col] = (n_tokens * both - a * b) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    counts = together.toarray()
+    spread = np.sqrt(fired * (n_tokens - fired.astype(np.float64)))
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    rows = slice(first, first + len(counts))
+    phi = counts * float(n_tokens)
+    phi -= np.multiply.outer(fired[rows].astype(np.float64), fired)
+    phi *= np.multiply.outer(scale[rows], scale)
     np.fill_diagonal(phi[:, first:], 0)
     top = torch.from_numpy(phi).topk(min(n, phi.shape[1]))
     row, place = np.nonzero(top.values.numpy() > 0)
     latent, other = row + first, top.indices.numpy()[row, place]
-    both = together.toarray()[row, other]
+    both = counts[row, other]
     return latent, other, both, top.values.numpy()[row, place], both / (fired[latent] + fired[other] - both)

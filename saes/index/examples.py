@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64, Integer, UInt64
 
 from saes.index.candidates import Candidates
 from saes.index.firings import Firings
+from saes.index.ordering import descending, order_within
 from workbench.hashing import mix
 from workbench.scale import BANDS, bins_of
 
@@ -109,12 +110,12 @@ class ExamplePool:
 
 
 def _best(
-    pool: Candidates, slot: Int64[np.ndarray, " candidate"], cost: Float32[np.ndarray, " candidate"], n: int
+    pool: Candidates, slot: Int64[np.ndarray, " candidate"], cost: UInt64[np.ndarray, " candidate"], n: int
 ) -> Ranked:
     """The n best candidates of each slot, by cost and then by key; of those with equal windows, only the best."""
-    order = np.lexsort((pool.key, cost, pool.window, slot))
+    order = order_within(slot, pool.window, cost, pool.key)
     order = order[_starts(slot[order], pool.window[order])]
-    order = order[np.lexsort((pool.key[order], cost[order], slot[order]))]
+    order = order[order_within(slot[order], cost[order], pool.key[order])]
     rank = np.arange(len(order)) - np.searchsorted(slot[order], slot[order])
     return [order[rank == place] for place in range(n)]
 
@@ -155,4 +156,4 @@ def _ranked(pool: Candidates, exponent: Int32[np.ndarray, " latent"]) -> tuple[R
     """The best of each latent, and the sampled of each latent and band."""
     latent = pool.latent.astype(np.int64)
     slot = latent * BANDS + bins_of(pool.peak, exponent[latent], BANDS)
-    return _best(pool, latent, -pool.peak, N_TOP), _best(pool, slot, np.zeros_like(pool.peak), N_PER_BAND)
+    return _best(pool, latent, descending(pool.peak), N_TOP), _best(pool, slot, pool.key, N_PER_BAND)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, Int64, UInt64
 
 from saes.index.firings import Firings
+from saes.index.ordering import descending, order_within
 from workbench.hashing import mix
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -37,7 +38,7 @@ class Values:
 
     def lowest(self, n: int) -> tuple["Values", Int64[np.ndarray, " kept"]]:
         """The `n` entries of each latent with the smallest keys, sorted by latent and key, and their ranks."""
-        ordered = self.take(np.lexsort((self.value, self.key, self.latent)))
+        ordered = self.take(order_within(self.latent, self.key, self.value))
         rank = np.arange(len(ordered.latent)) - np.searchsorted(ordered.latent, ordered.latent)
         keep = rank < n
         return ordered.take(keep), rank[keep]
@@ -84,7 +85,7 @@ def quantiles(
     With linear interpolation, as `numpy.quantile`. NaN for a latent without values.
     """
     kept, _ = values.lowest(N_VALUES)
-    kept = kept.take(np.lexsort((kept.value, kept.latent)))
+    kept = kept.take(order_within(kept.latent, ~descending(kept.value)))
     first, last = (np.searchsorted(kept.latent, np.arange(start, stop), side) for side in ("left", "right"))
     n = last - first
     found = np.full((stop - start, len(SHARES)), np.nan)

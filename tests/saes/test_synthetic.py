@@ -185,3 +185,12 @@ def test_wrong_names_and_widths():
         preset("huge")
     with pytest.raises(SettingError, match="takes 3 dimensions, and this world has 32"):
         score(built(torch.eye(3)), preset("tiny"))
+
+
+@pytest.mark.slow
+def test_matryoshka_finds_parents_that_batchtopk_lets_their_children_absorb():
+    """Bussmann et al. 2025, arXiv:2503.17547: in the hierarchical world a child never fires without its parent."""
+    flat, nested = (
+        run("hierarchical", architecture=architecture, tokens=400_000) for architecture in ("batchtopk", "matryoshka")
+    )
+    assert nested.recovered > flat.recovered + 0.1
