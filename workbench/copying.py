@@ -18,7 +18,7 @@ stream is the unembedding of t, as after a layer that predicts t. Between 0 and 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import SettingError
@@ -92,9 +92,10 @@ def _layer(
         W_O = final.centre(reads.W_O[head])
         out = W_O * final.gain @ W_U  # [d_value, d_vocab]: logits but for the norm's division
         size = ((values[tokens, head] @ W_O).square().mean(1, keepdim=True) + final.eps).sqrt()
-        logits = values[tokens, head] @ out
-        copied, undone = (_is_top(sign * logits / size + constant, own, top) for sign in (1, -1))
-        suppressed = _is_top(-logits, own, top) & _is_top(queries[:, head] @ keys[:, head].T, own, top)
+        logits = values[tokens, head] @ out / size
+        copied, undone = _is_top(logits + constant, own, top), _is_top(logits - constant, own, top, largest=False)
+        suppressed = _is_top(logits, own, top, largest=False)
+        suppressed &= _is_top(queries[:, head] @ keys[:, head].T, own, top)
         shares = torch.stack([copied, undone, suppressed]).float().mean(1)
         # the nonzero eigenvalues of [d_vocab, d_value] [d_value, d_vocab] are those of the small product
         eigenvalues = torch.linalg.eigvals((out @ (values[:, head] - of_biases[head])).double())
@@ -103,6 +104,11 @@ def _layer(
     return tuple(torch.stack(rows, dim=1))
 
 
-def _is_top(scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int) -> Tensor:
-    """Whether fewer than `top` tokens score higher than the row's own; equals count as higher, but for itself."""
-    return (scores >= scores[own][:, None]).sum(1) <= top
+def _is_top(
+    scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int, largest: bool = True
+) -> Bool[Tensor, " token"]:
+    """Whether each row's own score is among the `top` largest (or smallest), and no tie for the last place."""
+    if top >= scores.shape[1]:
+        return torch.ones_like(own[0], dtype=torch.bool)
+    next_one = scores.topk(top + 1, largest=largest).values[:, -1]
+    return scores[own] > next_one if largest else scores[own] < next_one
