@@ -18,7 +18,7 @@ stream is the unembedding of t, as after a layer that predicts t. Between 0 and 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import SettingError
@@ -72,15 +72,24 @@ def copying_scores(
         raise SettingError(f"top is {top}; it must be between 1 and the vocabulary's {model.info.d_vocab} tokens")
     tokens = ordinary_tokens(model) if tokens is None else tokens
     tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:TOKENS]]
-    layers = [_layer(model, layer, tokens.to(model.device), top, offset) for layer in range(model.info.n_layers)]
+    layers: list[tuple[Float[Tensor, " head"], ...]] = []
+    for layer in range(model.info.n_layers):
+        if layer < 2:  # later layers are brought what layer 1 is
+            streams = token_streams(model, layer)
+        layers.append(_layer(model, layer, streams, tokens.to(model.device), top, offset))
     columns = (torch.stack(column).cpu() for column in zip(*layers, strict=True))
     return CopyingScores(*columns, n_tokens=len(tokens), top=top, offset=offset)
 
 
 def _layer(
-    model: HookedModel, layer: int, tokens: Int[Tensor, " token"], top: int, offset: int
+    model: HookedModel,
+    layer: int,
+    streams: Float[Tensor, "d_vocab d_model"],
+    tokens: Int[Tensor, " token"],
+    top: int,
+    offset: int,
 ) -> tuple[Float[Tensor, " head"], ...]:
-    reads, streams, final = HeadReads(model, layer, furthest=offset), token_streams(model, layer), final_norm(model)
+    reads, final = HeadReads(model, layer, furthest=offset), final_norm(model)
     values, keys = reads.values(streams), reads.keys(streams)
     queries = reads.queries(model.W_U.T[tokens], offset)
     weights, W_U, constant = reads.weights, model.W_U, final.bias @ model.W_U
@@ -91,9 +100,10 @@ def _layer(
         W_O = final.centre(reads.W_O[head])
         out = W_O * final.gain @ W_U  # [d_value, d_vocab]: logits but for the norm's division
         size = ((values[tokens, head] @ W_O).square().mean(1, keepdim=True) + final.eps).sqrt()
-        logits = values[tokens, head] @ out
-        copied, undone = (_is_top(sign * logits / size + constant, own, top) for sign in (1, -1))
-        suppressed = _is_top(-logits, own, top) & _is_top(queries[:, head] @ keys[:, head].T, own, top)
+        logits = values[tokens, head] @ out / size
+        copied, undone = _is_top(logits + constant, own, top), _is_top(logits - constant, own, top, largest=False)
+        suppressed = _is_top(logits, own, top, largest=False)
+        suppressed &= _is_top(queries[:, head] @ keys[:, head].T, own, top)
         shares = torch.stack([copied, undone, suppressed]).float().mean(1)
         # the nonzero eigenvalues of [d_vocab, d_value] [d_value, d_vocab] are those of the small product
         eigenvalues = torch.linalg.eigvals((out @ (values[:, head] - of_biases[head])).double())
@@ -102,6 +112,11 @@ def _layer(
     return tuple(torch.stack(rows, dim=1))
 
 
-def _is_top(scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int) -> Tensor:
-    """Whether fewer than `top` tokens score higher than the row's own; equals count as higher, but for itself."""
-    return (scores >= scores[own][:, None]).sum(1) <= top
+def _is_top(
+    scores: Float[Tensor, "token d_vocab"], own: tuple[Tensor, Tensor], top: int, largest: bool = True
+) -> Bool[Tensor, " token"]:
+    """Whether each row's own score is among the `top` largest (or smallest), and no tie for the last place."""
+    if top >= scores.shape[1]:
+        return torch.ones_like(own[0], dtype=torch.bool)
+    next_one = scores.topk(top + 1, largest=largest).values[:, -1]
+    return scores[own] > next_one if largest else scores[own] < next_one
