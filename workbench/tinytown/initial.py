@@ -12,8 +12,8 @@ ROPE_THETA = 500.0
 """Base of the rotary frequencies: half of them turn within a context of a hundred tokens."""
 LEAN = 20.0
 """Attention logit with which the first heads look at the tokens before."""
-WINDOW = 8
-"""Every other layer of a Gemma 2 sees this fraction of a context: 1/8."""
+WINDOWS = 8
+"""The sliding window of a Gemma 2, in every other layer, fits so many times into the context."""
 
 
 def new_model(options: TrainOptions) -> PreTrainedModel:
@@ -46,7 +46,7 @@ def new_config(options: TrainOptions) -> PreTrainedConfig:
     if options.architecture == "llama":
         return LlamaConfig(**shared)
     d_head = options.d_model // options.n_heads
-    window = options.context // WINDOW
+    window = options.context // WINDOWS
     return Gemma2Config(**shared, head_dim=d_head, query_pre_attn_scalar=d_head, sliding_window=window)
 
 

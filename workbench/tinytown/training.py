@@ -156,7 +156,10 @@ def _loss(model: PreTrainedModel, batch: TokenBatch, device: torch.device, *, ap
 
 
 def _apart(documents: Tensor, model: PreTrainedModel) -> dict[str, Any]:
-    """What makes a model read each document of a context (numbers `[batch, pos]`) as if it stood alone."""
+    """What makes a model read each document of a context (numbers `[batch, pos]`) as if it stood alone.
+
+    A Gemma 2 takes a mask for each kind of its layers, as numbers to add to the scores.
+    """
     here = torch.arange(documents.shape[1], device=documents.device)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
