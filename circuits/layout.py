@@ -172,9 +172,12 @@ def _heads(block: nn.Module, call: dict[str, Any], norm: Norm | None, length: in
     bias_out = _weight(attention, "b_O")
     if bias_out is not None and not bias_out.any():
         bias_out = None
-    if after is not None and (after.centred or after.bias.any() or bias_out is not None):
-        raise ModelError("a norm after attention must be an RMSNorm, and attention without bias, to be told apart")
+    if after is not None and (after.centred or after.bias.any()):
+        raise ModelError("a norm after attention must be an RMSNorm, to be told apart")
     W_O = _weight(attention, "W_O")
+    if after is not None and bias_out is not None:
+        share = (bias_out / len(W_O)).expand(len(W_O), 1, -1)
+        W_O, bias_out = torch.cat([W_O, share], dim=1), None
     return Heads(
         norm,
         *(_weight(attention, name) for name in ("W_Q", "W_K", "W_V")),

@@ -74,8 +74,9 @@ class Heads:
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
     W_V: Float[Tensor, "kv_head d_model d_head"]
-    W_O: Float[Tensor, "head d_head d_model"]
-    """The weight of a norm after attention multiplied in."""
+    W_O: Float[Tensor, "head d_out d_model"]
+    """The weight of a norm after attention multiplied in. Such a norm scales an output bias as it does the heads, so
+    each head writes an equal share of that, by one more row."""
     b_Q: Float[Tensor, "head d_head"] | None
     b_K: Float[Tensor, "kv_head d_head"] | None
     b_V: Float[Tensor, "kv_head d_head"] | None
@@ -101,7 +102,7 @@ class Heads:
         normed = _maybe(self.norm, stream)
         return tuple(_project(normed, weight, bias) for weight, bias in self._weights)
 
-    def emit(self, taps: Taps) -> Float[Tensor, "n pos head d_head"]:
+    def emit(self, taps: Taps) -> Float[Tensor, "n pos head d_out"]:
         return self._scaled(self._attend(*taps))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, heads: Tensor | None = None) -> Tensor:
@@ -116,23 +117,24 @@ class Heads:
         scores = self.soft_cap * torch.tanh(q @ k.transpose(-2, -1) * (self.scale / self.soft_cap))
         return (scores + bias).softmax(-1) @ v
 
-    def _scaled(self, z: Float[Tensor, "n head pos d_head"]) -> Float[Tensor, "n pos head d_head"]:
+    def _scaled(self, z: Float[Tensor, "n head pos d_head"]) -> Float[Tensor, "n pos head d_out"]:
         """Mixed values, divided by what a norm after attention divides their sum by."""
         z = z.transpose(1, 2)
         if self.after is None:
             return z
+        z = functional.pad(z, (0, self.W_O.shape[1] - z.shape[-1]), value=1.0)
         return z / self.after.rms(z.flatten(2) @ self._unscaled)[..., None]
 
     @property
-    def _unscaled(self) -> Float[Tensor, "head_d_head d_model"]:
+    def _unscaled(self) -> Float[Tensor, "head_d_out d_model"]:
         return self.W_O.flatten(0, 1) / self.after.gain
 
-    def added(self, state: Float[Tensor, "n pos head d_head"]) -> Stream:
+    def added(self, state: Float[Tensor, "n pos head d_out"]) -> Stream:
         total = state.flatten(2) @ self.W_O.flatten(0, 1)
         return total if self.b_O is None else total + self.b_O
 
     def expand(
-        self, state: Float[Tensor, "n pos head d_head"], which: Int[Tensor, " u"] | None = None
+        self, state: Float[Tensor, "n pos head d_out"], which: Int[Tensor, " u"] | None = None
     ) -> Float[Tensor, "u n pos d_model"]:
         if which is None or len(which) == len(self.W_O):
             return torch.einsum("nshd,hdm->hnsm", state, self.W_O)

@@ -55,7 +55,8 @@ class HeadScores:
         for rank, row in enumerate(zip(*columns, strict=True), start=1):
             lines.append(f"  {rank:>4}  " + "".join(f"{f'L{layer}H{head}  {s:.3f}':<18}" for layer, head, s in row))
         first, second = f"{self.first_loss:.3f}", f"{self.second_loss:.3f}"
-        lines.append(f"Loss {first} nats on the first copy, {second} on the second: {self.loss_drop:.0%} lower")
+        drop = round(self.loss_drop, 2) + 0.0  # no minus before a zero
+        lines.append(f"Loss {first} nats on the first copy, {second} on the second: {drop:.0%} lower")
         return "\n".join(line.rstrip() for line in lines)
 
 

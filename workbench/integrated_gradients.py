@@ -54,11 +54,15 @@ class InputAttribution:
         lines += [
             f"  {total:+8.3f}  {string!r}" for total, string in zip(self.integrated[0], self.strings[0], strict=True)
         ]
-        whole = self.value[0] - self.baseline_value[0]
+        whole, missing = self.value[0] - self.baseline_value[0], self.missing[0]
         lines.append(
-            f"  {self.integrated[0].sum():+8.3f}  in all, of {self.value[0]:.3f} - "
-            f"{self.baseline_value[0]:.3f} = {whole:+.3f}"
+            f"  {self.integrated[0].sum():+8.3f}  in all; the prompt differs from the baseline by {whole:+.3f}, "
+            f"from {self.baseline_value[0]:.3f} to {self.value[0]:.3f}"
         )
+        if abs(missing) > 0.05 * abs(whole):
+            lines.append(
+                f"  {missing:+8.3f}  is missing: take more steps; where experts are routed to, none are enough"
+            )
         if len(self.value) > 1:
             lines.append(f"  and {len(self.value) - 1} more prompts")
         return "\n".join(lines)

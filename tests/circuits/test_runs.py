@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from circuits.ablations import ZERO, Ablation, mean_ablation
 from circuits.experiment import Experiment
 from circuits.layout import take_apart
 from circuits.optimal import optimal_ablation
+from tests.checkpoints import configs
 from tests.circuits.conftest import random_pairs
 from workbench.edits import ablate, replace
 from workbench.errors import ModelError, PromptError, SettingError
 from workbench.metrics import KL, LOGIT_DIFFERENCE
+from workbench.model import wrap_model
 
 LAYER = 1
 
@@ -48,6 +51,8 @@ def written(model, run, layer, head=None):
         return run[f"blocks.{layer}.hook_mlp_out"]
     parts = torch.einsum("nshd,hdm->hnsm", run[f"blocks.{layer}.attn.hook_z"], block.attn.W_O)
     if hasattr(block, "ln1_post"):  # it multiplies each number, so the parts' shares of it are plain
+        if block.attn.b_O is not None:
+            parts = parts + block.attn.b_O / len(parts)
         total = parts.sum(0)
         return parts[head] * block.ln1_post(total) / total
     return parts[head]
@@ -120,6 +125,20 @@ def test_one_edge_patched_is_what_edits_make_of_it(experiment, model, pairs):
     clean = model.run(pairs.clean).logits[:, -1]
     assert torch.allclose(logits, truth, atol=2e-5)
     assert ((truth - clean).abs().amax((1, 2)) > 1e-3).all()  # each edge matters, so that a mistake would show
+
+
+def test_an_output_bias_before_a_norm_is_written_by_the_heads(pairs):
+    config = configs()["gemma2"]
+    config.attention_bias = True
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(config)
+    for parameter in plain.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model = wrap_model(plain)
+    assert model.bridge.blocks[0].attn.b_O.abs().mean() > 0.05
+    experiment = Experiment(model, pairs)
+    test_all_edges_are_the_clean_run_and_none_the_ablated(experiment, model, pairs)
+    test_one_edge_patched_is_what_edits_make_of_it(experiment, model, pairs)
 
 
 def test_an_edge_of_one_position(experiment, model, pairs):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformer_lens import TransformerBridgeConfig
@@ -95,3 +97,4 @@ def test_the_report_ranks_heads():
     lines = str(scores).splitlines()
     assert lines[2].split() == ["1", "L0H1", "0.900", "L0H0", "0.300", "L0H1", "0.500"]
     assert lines[-1].endswith("75% lower")
+    assert str(replace(scores, second_loss=4.001)).endswith(": 0% lower")

@@ -36,6 +36,14 @@ def test_shares_add_up_to_the_whole_difference(model: HookedModel):
         torch.testing.assert_close(result.integrated.sum(1), difference, atol=1e-3, rtol=0)
 
 
+def test_what_is_missing_is_told_if_it_is_much(hooked):
+    """Nothing that a jump between experts gives has a gradient, and one step is too few on a curve."""
+    exact = str(integrated_gradients(hooked("gpt2"), some_pairs(1), steps=200))
+    assert "in all; the prompt differs from the baseline by" in exact
+    assert "missing" not in exact
+    assert "is missing: take more steps" in str(integrated_gradients(hooked("mixtral"), some_pairs(1), steps=1))
+
+
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_it_is_exact_on_a_linear_model(baseline):
     config = TransformerBridgeConfig(

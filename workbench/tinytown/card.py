@@ -6,7 +6,7 @@ from workbench.tinytown.options import TrainOptions
 TEXT = """\
 # The Tinytown model
 
-A Llama of {n_layers} layers, {n_heads} heads, d_model {d_model}, d_mlp {d_mlp}, rotary positions, a context of
+A {kind} of {n_layers} layers, {n_heads} heads{shared}, d_model {d_model}, d_mlp {d_mlp}, rotary positions, a context of
 {context} tokens: small enough to study whole, trained only on Tinytown (see `workbench/tinytown/language.py`), a
 language whose every concept is known.
 
@@ -17,7 +17,7 @@ Made by
 in float32: {tokens:,} tokens, the first {passages:,} of them repeated passages of random words, none seen twice;
 batches of {batch_size} contexts, attention within documents for the first 60% of the steps; AdamW with a peak learning
 rate of {learning_rate:g} (100 steps of warm-up, linear fall to 0 over the second half), weight decay {weight_decay:g},
-seed {seed}. How the weights begin: see `workbench/tinytown/training.py`.
+seed {seed}. How the weights begin: see `workbench/tinytown/initial.py`.
 
 ## Skills, on held-out material
 
@@ -53,6 +53,8 @@ def card(options: TrainOptions, evaluation: Evaluation) -> str:
     ]
     return TEXT.format(
         **vars(options),
+        kind={"llama": "Llama", "gemma2": "Gemma 2"}[options.architecture],
+        shared=f" in {options.n_kv_heads} groups that share keys and values" if options.n_kv_heads else "",
         command=" ".join(["workbench tinytown train --out DIR", *changed]),
         skills="\n".join(
             f"| {s.skill} | {s.accuracy:.1%} | {s.logit_difference:.2f} | {s.prompts} |" for s in evaluation.skills

@@ -35,10 +35,14 @@ class TrainOptions:
     """Training tokens, none seen twice."""
     passages: int = 600_000
     """Of these, the first so many are repeated passages of random words."""
+    architecture: str = "llama"
+    """"llama"; or "gemma2": norms after each sublayer too, soft caps, every other layer with a sliding window."""
     n_layers: int = 4
     """Transformer layers."""
     n_heads: int = 4
     """Attention heads a layer."""
+    n_kv_heads: int | None = None
+    """Key and value heads a layer, each shared by a group of heads; if left out, every head has its own."""
     d_model: int = 128
     """Width of the residual stream."""
     d_mlp: int = 384
@@ -61,9 +65,13 @@ class TrainOptions:
         return -(-tokens // (self.batch_size * self.context))
 
     def __post_init__(self) -> None:
+        if self.architecture not in ("llama", "gemma2"):
+            raise SettingError(f"--architecture is 'llama' or 'gemma2', not {self.architecture!r}")
         for name in ("tokens", "n_layers", "n_heads", "d_model", "d_mlp", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.n_kv_heads is not None and (self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads):
+            raise SettingError(f"--n-kv-heads must divide --n-heads ({self.n_heads}), not be {self.n_kv_heads}")
         if not 0 <= self.passages <= self.tokens:
             raise SettingError(f"--passages must be between 0 and --tokens ({self.tokens}), not {self.passages}")
         if self.d_model % (2 * self.n_heads):

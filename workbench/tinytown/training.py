@@ -1,4 +1,4 @@
-"""Training the bundled model: a small Llama on texts of Tinytown, saved as a plain Hugging Face directory.
+"""Training the bundled model, a small Llama, and others on texts of Tinytown, saved as a plain Hugging Face directory.
 
 Copying comes first. Half a million tokens of repeated passages of random words give the model a previous-token head
 and the induction heads it feeds; mixed with other texts from the start, these form many times later. Then all texts
@@ -12,24 +12,22 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from workbench.corpus import TokenBatch, open_corpus
 from workbench.errors import SettingError, TrainingError
 from workbench.loading import no_progress_bar
-from workbench.tinytown.language import BOS, Language
+from workbench.tinytown.initial import new_model
+from workbench.tinytown.language import Language
 from workbench.tinytown.options import TrainOptions
 from workbench.tinytown.tokenizer import build_tokenizer
 
 WARM_UP = 100
-INITIAL_STD = 0.08
-ROPE_THETA = 500.0
-"""Base of the rotary frequencies: half of them turn within a context of a hundred tokens."""
 APART = 0.6
 """The share of the training in which attention stays within a document."""
 
@@ -52,7 +50,7 @@ class Step(NamedTuple):
     seconds: float
 
 
-def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM], None]) -> LlamaForCausalLM:
+def train_model(options: TrainOptions, on_step: Callable[[Step, PreTrainedModel], None]) -> PreTrainedModel:
     """Train from random weights. Equal options give equal weights on equal machines. `TrainingError` on NaN.
 
     `on_step` is called before the first step, as step 0, and after every step.
@@ -77,74 +75,6 @@ def train_model(options: TrainOptions, on_step: Callable[[Step, LlamaForCausalLM
         tokens = (step + 1) * options.batch_size * options.context
         on_step(Step(step + 1, steps, tokens, loss.item(), time.perf_counter() - started), model)
     return model.eval()
-
-
-def new_model(options: TrainOptions) -> LlamaForCausalLM:
-    """A Llama with random weights, on the GPU if there is one (see `initialise`)."""
-    language = Language()
-    config = LlamaConfig(
-        vocab_size=len(language.words),
-        hidden_size=options.d_model,
-        intermediate_size=options.d_mlp,
-        num_hidden_layers=options.n_layers,
-        num_attention_heads=options.n_heads,
-        num_key_value_heads=options.n_heads,
-        max_position_embeddings=options.context,
-        tie_word_embeddings=True,
-        attention_bias=True,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        initializer_range=INITIAL_STD,
-        bos_token_id=language.ids[BOS],
-        eos_token_id=language.ids[BOS],
-        pad_token_id=None,
-        use_cache=True,
-    )
-    model = LlamaForCausalLM(config)
-    initialise(model)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.no_grad()
-def initialise(model: LlamaForCausalLM) -> None:
-    """Weights from which induction is learned within half a million tokens, not tens of millions.
-
-    They start about as large as training makes them. MLPs start by writing nothing. Attention starts by copying what it
-    attends to: the output projection is a part of the value projection, transposed; a smaller part in the first layer,
-    so that a token stays louder than its neighbours; and from the third layer on half of the heads suppress it instead.
-    The second layer leans towards tokens like the one it looks from (keys resemble queries), and biases lean two heads
-    of the first layer towards the token before and the one before that. What to copy, where from and what for is left
-    to learn.
-    """
-    for number, layer in enumerate(model.model.layers):
-        attention = layer.self_attn
-        attention.o_proj.weight.copy_((0.15 if number == 0 else 0.5) * attention.v_proj.weight.T)
-        if number == 1:
-            attention.k_proj.weight.copy_(0.5 * attention.q_proj.weight + 0.75**0.5 * attention.k_proj.weight)
-        if number > 1:
-            attention.o_proj.weight[:, attention.o_proj.in_features // 2 :] *= -1
-        for bias in (attention.q_proj.bias, attention.k_proj.bias):
-            torch.nn.init.normal_(bias, std=0.1)
-        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    for head, distance in enumerate((1, 2)):
-        _lean_back(model.model.layers[0].self_attn, head, distance)
-
-
-def _lean_back(attention: torch.nn.Module, head: int, distance: int, frequencies: int = 6, logit: float = 20.0) -> None:
-    """Set the query and key biases of a head so that the token `distance` back gets about this attention logit.
-
-    Rotary positions turn query and key apart by an angle per frequency that grows with their distance. The key bias is
-    the query bias turned the other way by so many steps, so that the two agree at that distance; only the fastest
-    frequencies take part, so that they agree nowhere else.
-    """
-    size = attention.head_dim
-    frequencies = min(frequencies, size // 2)
-    angles = ROPE_THETA ** (-2 / size * torch.arange(frequencies))
-    query = torch.polar(torch.tensor((logit * size**0.5 / frequencies) ** 0.5), 2 * torch.pi * torch.rand(frequencies))
-    key = query * torch.exp(1j * distance * angles)
-    for bias, turned in ((attention.q_proj.bias, query), (attention.k_proj.bias, key)):
-        ours = bias[head * size : (head + 1) * size]
-        ours.zero_()
-        ours[:frequencies], ours[size // 2 :][:frequencies] = turned.real, turned.imag
 
 
 def schedule(step: int, steps: int) -> float:
@@ -172,7 +102,7 @@ def _part(out: Path) -> Path:
     return part
 
 
-def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
+def save_model(model: PreTrainedModel, context: int, out: Path) -> None:
     """Write config, safetensors and tokenizer to a directory, whole or not at all; an older model is replaced.
 
     Raises as `check_out` does.
@@ -189,7 +119,7 @@ def save_model(model: LlamaForCausalLM, context: int, out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def keep_checkpoints(options: TrainOptions) -> Callable[[Step, LlamaForCausalLM], None]:
+def keep_checkpoints(options: TrainOptions) -> Callable[[Step, PreTrainedModel], None]:
     """An `on_step` that saves the model each time that it has read as many tokens as `options.checkpoints` says.
 
     In directories tokens-N beside `options.out`, in place of what an earlier training left there.
@@ -200,7 +130,7 @@ def keep_checkpoints(options: TrainOptions) -> Callable[[Step, LlamaForCausalLM]
         check_out(old)
         shutil.rmtree(old)
 
-    def keep(step: Step, model: LlamaForCausalLM) -> None:
+    def keep(step: Step, model: PreTrainedModel) -> None:
         if wanted and step.tokens >= wanted[0]:
             wanted[:] = [count for count in wanted if count > step.tokens]
             save_model(model, options.context, home / f"tokens-{step.tokens}")
@@ -215,29 +145,36 @@ def _batches(options: TrainOptions) -> Iterator[TokenBatch]:
     return chain(islice(batches("tinytown:passages"), options.steps(options.passages)), batches("tinytown"))
 
 
-def _loss(model: LlamaForCausalLM, batch: TokenBatch, device: torch.device, *, apart: bool) -> Tensor:
+def _loss(model: PreTrainedModel, batch: TokenBatch, device: torch.device, *, apart: bool) -> Tensor:
     """Mean loss of predicting each token from those before it; the first token of a document cannot be predicted."""
     documents = batch.documents
     inside = documents[:, 1:] == documents[:, :-1]
-    view = {name: value.to(device) for name, value in _apart(documents).items()} if apart else {}
+    view = _apart(documents.to(device), model) if apart else {}
     logits = model(batch.tokens.to(device), **view).logits[:, :-1]
     target = batch.tokens[:, 1:].masked_fill(~inside | (documents[:, 1:] < 0), -100)
     return cross_entropy(logits.flatten(0, 1), target.flatten().to(device))
 
 
-def _apart(documents: Tensor) -> dict[str, Tensor]:
-    """What makes a model read each document of a context (numbers `[batch, pos]`) as if it stood alone."""
-    here = torch.arange(documents.shape[1]).expand_as(documents)
+def _apart(documents: Tensor, model: PreTrainedModel) -> dict[str, Any]:
+    """What makes a model read each document of a context (numbers `[batch, pos]`) as if it stood alone.
+
+    A Gemma 2 takes a mask for each kind of its layers, as numbers to add to the scores.
+    """
+    here = torch.arange(documents.shape[1], device=documents.device)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    same = documents[:, :, None] == documents[:, None, :]
-    return {
-        "attention_mask": same.tril()[:, None],
-        "position_ids": here - torch.where(begins, here, 0).cummax(dim=1).values,
-    }
+    seen = (documents[:, :, None] == documents[:, None, :]).tril()[:, None]
+    positions = here - torch.where(begins, here, 0).cummax(dim=1).values
+    window = getattr(model.config, "sliding_window", None)
+    if window is None:
+        return {"attention_mask": seen, "position_ids": positions}
+    near = here[:, None] - here < window
+    masks = {"full_attention": seen, "sliding_attention": seen & near}
+    added = {kind: torch.where(mask, 0.0, -torch.inf) for kind, mask in masks.items()}
+    return {"attention_mask": added, "position_ids": positions}
 
 
-def _optimizer(model: LlamaForCausalLM, options: TrainOptions) -> torch.optim.AdamW:
+def _optimizer(model: PreTrainedModel, options: TrainOptions) -> torch.optim.AdamW:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
