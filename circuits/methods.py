@@ -1,6 +1,7 @@
 """The ways to score edges by name, each with one set of settings, so that they can be compared."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
@@ -21,13 +22,13 @@ THRESHOLDS = tuple(2.0**-power for power in range(-1, 9))
 
 
 def score_edges(experiment: Experiment, method: str, *, n_edges: int, seed: int = 0) -> EdgeScores:
-    """Score every edge by a method's name. `n_edges` and `seed` matter to learned masks and random scores alone.
+    """Score every edge by a method's name, which the scores bear. `n_edges` and `seed` matter to `masks` and `random`.
 
     Raises `SettingError` for an unknown name.
     """
     if method not in METHODS:
         raise SettingError(f"no method {method!r}{suggestion(method, METHODS)}; the methods are {', '.join(METHODS)}")
-    return METHODS[method](experiment, n_edges, seed)
+    return replace(METHODS[method](experiment, n_edges, seed), method=method)
 
 
 def node_scores(experiment: Experiment) -> EdgeScores:
@@ -41,7 +42,7 @@ def node_scores(experiment: Experiment) -> EdgeScores:
     reads = (graph.feeds * effects).amax(1)
     reads[-1] = effects.max()
     values = torch.minimum(effects, reads[:, None]) * graph.edges
-    return EdgeScores(graph, values, "node-attribution", experiment.facts, kind="importance")
+    return EdgeScores(graph, values, "nodes", experiment.facts, kind="importance")
 
 
 def acdc_scores(experiment: Experiment, thresholds: tuple[float, ...] = THRESHOLDS) -> EdgeScores:
