@@ -17,7 +17,7 @@ from circuits.scores.nodes import node_attribution
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError, suggestion
 
-THRESHOLDS = tuple(2.0**-power for power in range(-1, 9))
+THRESHOLDS = tuple(2.0**power for power in range(-6, 4))
 """Of `acdc_scores`: shares of the harm that ablating everything does, divided by a hundred."""
 
 

@@ -31,7 +31,7 @@ class TruthOptions:
     """
 
     programs: tuple[ProgramName, ...] = tuple(name for name in get_args(ProgramName) if name != "forced")
-    """Which models; "forced" is one that is trained to have the circuit of "reverse", in a minute or two."""
+    """Which models; "forced" is one that is trained to have the circuit of "reverse", in about a minute."""
     methods: tuple[MethodName, ...] = get_args(MethodName)
     """Which methods, as of `workbench circuit find`."""
     seed: int = 0

@@ -106,7 +106,7 @@ def force(
 
 
 def forced() -> ForcedCircuit:
-    """The circuit of `reverse` forced on two heads a layer: about 90 seconds on one core.
+    """The circuit of `reverse` forced on two heads a layer: about a minute on one core.
 
     Its prompts are lists of four items of which one has been said, and of three of which two have.
     """

@@ -70,7 +70,7 @@ class TruthTable:
             return []
         methods = self.values("method")
         width = max(map(len, methods))
-        lines = ["", f"Methods under {ablation} ablation; true are {truth} edges"]
+        lines = ["", f"Methods under {ablation} ablation; true edges: {truth}"]
         lines.append(" " * width + "".join(f"  {name:>13}" for name in programs))
         counts = [block[methods[0], program] for program in programs]
         lines.append(" " * width + "".join(f"  {f'{one.n_true} of {one.n_edges}':>13}" for one in counts))

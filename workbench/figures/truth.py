@@ -51,7 +51,7 @@ def figure(result: "TruthTable") -> Figure:
             row=1 + number // len(ablations),
             col=1 + number % len(ablations),
         )
-    picture.update_layout(template=LIGHT, height=90 + (60 + 24 * len(methods)) * len(truths))
+    picture.update_layout(template=LIGHT, height=90 + (60 + 24 * len(methods)) * len(truths), margin={"t": 40})
     picture.update_annotations(font_size=12)
     picture.update_xaxes(showgrid=False, zeroline=False, ticks="")
     picture.update_yaxes(showgrid=False, zeroline=False, ticks="", autorange="reversed")
