@@ -53,7 +53,8 @@ def figure(result: "TruthTable") -> Figure:
         )
     picture.update_layout(template=LIGHT, height=90 + (60 + 24 * len(methods)) * len(truths), margin={"t": 40})
     picture.update_annotations(font_size=12)
-    picture.update_xaxes(showgrid=False, zeroline=False, ticks="")
+    lines = [name.replace("_", "<br>", 1).replace("_", " ") for name in programs]
+    picture.update_xaxes(showgrid=False, zeroline=False, ticks="", tickvals=programs, ticktext=lines)
     picture.update_yaxes(showgrid=False, zeroline=False, ticks="", autorange="reversed")
     return describe(
         picture,
