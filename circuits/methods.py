@@ -17,8 +17,8 @@ from circuits.scores.nodes import node_attribution
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError, suggestion
 
-THRESHOLDS = tuple(2.0**power for power in range(-6, 4))
-"""Of `acdc_scores`: shares of the harm that ablating everything does, divided by a hundred."""
+THRESHOLDS = tuple(2.0**-power for power in range(1, 14))
+"""Of `acdc_scores`: shares of the harm that ablating everything does, from a half down to 0.012%."""
 
 
 def score_edges(experiment: Experiment, method: str, *, n_edges: int, seed: int = 0) -> EdgeScores:
@@ -48,12 +48,14 @@ def node_scores(experiment: Experiment) -> EdgeScores:
 def acdc_scores(experiment: Experiment, thresholds: tuple[float, ...] = THRESHOLDS) -> EdgeScores:
     """The largest threshold at which ACDC keeps an edge, 0 if none (as Conmy et al. 2023 trace their curves).
 
-    A threshold is a hundredth of the harm that ablating every edge does, times one of `thresholds`.
+    Thresholds are given as shares of the harm that ablating every edge does. The circuits of falling thresholds all but
+    contain each other, so this ranks edges as their points on a curve do. Edges that no threshold keeps come last, in
+    no order.
     """
     harm = abs(float(experiment.ablated.mean()) - float(experiment.clean.mean()))
     values = torch.zeros(experiment.graph.edges.shape)
     for threshold in tqdm(sorted(thresholds), desc="ACDC thresholds", leave=False):
-        kept = acdc(experiment, threshold * harm / 100).circuit.edges
+        kept = acdc(experiment, threshold * harm).circuit.edges
         values[kept] = threshold
     return EdgeScores(experiment.graph, values, "acdc", experiment.facts, kind="importance")
 

@@ -24,9 +24,7 @@ def information_flow(experiment: Experiment, *, by_position: bool = False) -> Ed
     return EdgeScores(experiment.graph, values, "flow", experiment.facts, kind="importance")
 
 
-def routes(
-    graph: Graph, shares: Float[Tensor, "*pos destination source"]
-) -> Float[Tensor, "*pos destination source"]:
+def routes(graph: Graph, shares: Float[Tensor, "*pos destination source"]) -> Float[Tensor, "*pos destination source"]:
     """The largest threshold at which an edge is reached from the logits, going back along edges of that share or more.
 
     That is the smallest share on the best way from the edge to the logits: so the edges above any threshold are just

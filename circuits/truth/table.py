@@ -98,9 +98,7 @@ def truth_table(
     """
     for name in programs:
         if name not in PROGRAMS:
-            raise SettingError(
-                f"no known circuit {name!r}{suggestion(name, PROGRAMS)}; they are {', '.join(PROGRAMS)}"
-            )
+            raise SettingError(f"no known circuit {name!r}{suggestion(name, PROGRAMS)}; they are {', '.join(PROGRAMS)}")
     found: list[Found] = []
     progress = tqdm(programs, desc="truth table", unit="program", leave=False)
     for name in progress:
@@ -116,13 +114,13 @@ def truth_table(
     return TruthTable(tuple(found), metric.name)
 
 
-def _found(
-    experiment: Experiment, program: str, method: str, truths: dict, n_edges: int, seed: int
-) -> Iterable[Found]:
+def _found(experiment: Experiment, program: str, method: str, truths: dict, n_edges: int, seed: int) -> Iterable[Found]:
     graph = experiment.graph
     draws = range(seed, seed + (DRAWS if method == "random" else 1))
     ranked = [score_edges(experiment, method, n_edges=n_edges, seed=draw).importance() for draw in draws]
     for truth, edges in truths.items():
         curves = [roc_of_scores(graph, values, edges) for values in ranked]
-        auroc, auc = (sum(areas) / len(curves) for areas in zip(*((c.auroc, c.pessimistic) for c in curves), strict=True))
+        auroc, auc = (
+            sum(areas) / len(curves) for areas in zip(*((c.auroc, c.pessimistic) for c in curves), strict=True)
+        )
         yield Found(method, program, experiment.ablation.name, truth, len(edges), graph.n_edges, auroc, auc)
