@@ -1,6 +1,7 @@
 """The ways to score edges by name, each with one set of settings, so that they can be compared."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
@@ -16,18 +17,18 @@ from circuits.scores.nodes import node_attribution
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError, suggestion
 
-THRESHOLDS = tuple(2.0**-power for power in range(-1, 9))
-"""Of `acdc_scores`: shares of the harm that ablating everything does, divided by a hundred."""
+THRESHOLDS = tuple(2.0**-power for power in range(1, 14))
+"""Of `acdc_scores`: shares of the harm that ablating everything does, from a half down to 0.012%."""
 
 
 def score_edges(experiment: Experiment, method: str, *, n_edges: int, seed: int = 0) -> EdgeScores:
-    """Score every edge by a method's name. `n_edges` and `seed` matter to learned masks and random scores alone.
+    """Score every edge by a method's name, which the scores bear. `n_edges` and `seed` matter to `masks` and `random`.
 
     Raises `SettingError` for an unknown name.
     """
     if method not in METHODS:
         raise SettingError(f"no method {method!r}{suggestion(method, METHODS)}; the methods are {', '.join(METHODS)}")
-    return METHODS[method](experiment, n_edges, seed)
+    return replace(METHODS[method](experiment, n_edges, seed), method=method)
 
 
 def node_scores(experiment: Experiment) -> EdgeScores:
@@ -41,18 +42,20 @@ def node_scores(experiment: Experiment) -> EdgeScores:
     reads = (graph.feeds * effects).amax(1)
     reads[-1] = effects.max()
     values = torch.minimum(effects, reads[:, None]) * graph.edges
-    return EdgeScores(graph, values, "node-attribution", experiment.facts, kind="importance")
+    return EdgeScores(graph, values, "nodes", experiment.facts, kind="importance")
 
 
 def acdc_scores(experiment: Experiment, thresholds: tuple[float, ...] = THRESHOLDS) -> EdgeScores:
     """The largest threshold at which ACDC keeps an edge, 0 if none (as Conmy et al. 2023 trace their curves).
 
-    A threshold is a hundredth of the harm that ablating every edge does, times one of `thresholds`.
+    Thresholds are given as shares of the harm that ablating every edge does. The circuits of falling thresholds all but
+    contain each other, so this ranks edges as their points on a curve do. Edges that no threshold keeps come last, in
+    no order.
     """
     harm = abs(float(experiment.ablated.mean()) - float(experiment.clean.mean()))
     values = torch.zeros(experiment.graph.edges.shape)
     for threshold in tqdm(sorted(thresholds), desc="ACDC thresholds", leave=False):
-        kept = acdc(experiment, threshold * harm / 100).circuit.edges
+        kept = acdc(experiment, threshold * harm).circuit.edges
         values[kept] = threshold
     return EdgeScores(experiment.graph, values, "acdc", experiment.facts, kind="importance")
 

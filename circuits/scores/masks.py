@@ -88,7 +88,7 @@ def learned_masks(
         optimizer.step()
         progress.set_postfix(kl=f"{kl.item():.3f}", open=f"{expected_open(odds).item():.0f}")
     values = torch.zeros(graph.edges.shape).masked_scatter(graph.edges, odds.detach().sigmoid().cpu())
-    return EdgeScores(graph, values, "learned-masks", experiment.facts, kind="importance")
+    return EdgeScores(graph, values, "masks", experiment.facts, kind="importance")
 
 
 def _sample(odds: Float[Tensor, " edge"], noise: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -27,6 +27,13 @@ TOLERANCE = 1e-3
 EdgeNames = frozenset[str]
 """Edges by name, as the graph names them: `a0.h1->m0`."""
 
+STRUCTURAL = "structural"
+
+
+def behavioural_under(ablation: Ablation) -> str:
+    """What the edges of `behavioural_edges` under an ablation are called."""
+    return f"behavioural, {ablation.name} ablation"
+
 
 def structural_edges(model: HookedModel) -> EdgeNames:
     """Edges along which anything can pass, for a model without norms that `model_of` made.

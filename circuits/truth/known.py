@@ -10,9 +10,9 @@ import torch
 from circuits.ablations import RESAMPLE, ZERO, Ablation
 from circuits.truth import programs
 from circuits.truth.compiler import Program, compile_program
-from circuits.truth.edges import EdgeNames, behavioural_edges, structural_edges
+from circuits.truth.edges import STRUCTURAL, EdgeNames, behavioural_edges, behavioural_under, structural_edges
 from circuits.truth.weights import model_of
-from workbench.errors import SettingError
+from workbench.errors import SettingError, suggestion
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
@@ -44,15 +44,15 @@ class KnownCircuit:
     @cached_property
     def truths(self) -> dict[str, EdgeNames]:
         """All three, by name."""
-        return {"structural": self.structural} | {
-            f"behavioural, {ablation.name} ablation": self.behavioural(ablation) for ablation in (ZERO, RESAMPLE)
+        return {STRUCTURAL: self.structural} | {
+            behavioural_under(ablation): self.behavioural(ablation) for ablation in (ZERO, RESAMPLE)
         }
 
 
 def known_circuit(name: str) -> KnownCircuit:
     """Raises `SettingError` for an unknown name."""
     if name not in KNOWN:
-        raise SettingError(f"no known circuit {name!r}; they are {', '.join(KNOWN)}")
+        raise SettingError(f"no known circuit {name!r}{suggestion(name, KNOWN)}; they are {', '.join(KNOWN)}")
     return KNOWN[name]()
 
 

@@ -1,4 +1,4 @@
-"""Faithfulness, completeness, minimality: MIB's anchors, and the OR gate by hand."""
+"""Faithfulness, completeness, minimality: curves of a model, and the OR gate by hand."""
 
 import pytest
 import torch
@@ -6,36 +6,16 @@ import torch
 from circuits.circuit import Circuit
 from circuits.completeness import completeness, greedy_sets, minimality, random_sets
 from circuits.experiment import Experiment
-from circuits.faithfulness import MIB_SIZES, area, faithfulness, random_baseline
+from circuits.faithfulness import MIB_SIZES, faithfulness, random_baseline
 from circuits.scores.eap import eap
-from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 from workbench.model import load_model
 from workbench.tinytown.tasks import task_prompts
 
 
-def test_the_areas_of_nothing_and_of_everything():
-    """MIB's row "Random" is 0.25 and 0.75: f is 0 but at the whole graph, where it is 1."""
-    random, perfect = torch.zeros(10), torch.ones(10)
-    random[-1] = 1
-    assert area(MIB_SIZES, random) == pytest.approx(0.25)
-    assert area(MIB_SIZES, 1 - random) == pytest.approx(0.749)
-    assert area(MIB_SIZES, perfect) == pytest.approx(0.999)
-    assert area(MIB_SIZES, 1 - perfect) == 0
-
-
 @pytest.fixture(scope="module")
 def tinytown() -> Experiment:
     return Experiment(load_model("tinytown"), task_prompts("ioi", 16))
-
-
-def test_a_random_ranking_scores_as_mib_reports(tinytown):
-    shape = tinytown.graph.edges.shape
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * tinytown.graph.edges
-    scores = EdgeScores(tinytown.graph, values, "random", tinytown.facts, kind="importance")
-    result = faithfulness(tinytown, scores)
-    assert result.cpr == pytest.approx(0.25, abs=0.02)
-    assert result.cmd == pytest.approx(0.75, abs=0.02)
 
 
 def test_the_curve_of_a_circuit(tinytown):

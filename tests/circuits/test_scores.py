@@ -8,7 +8,6 @@ from circuits.acdc import acdc
 from circuits.experiment import Experiment
 from circuits.scores.eap import clean_corrupted, eap
 from circuits.scores.exact import exact_effects
-from circuits.scores.flow import information_flow
 from circuits.scores.gradients import at_points
 from circuits.scores.ig import eap_ig_activations, eap_ig_inputs
 from circuits.scores.masks import learned_masks, mask_gradient
@@ -114,22 +113,6 @@ def test_nodes_alone(experiment):
     assert torch.allclose(node_attribution(experiment).values, eap(experiment).nodes, atol=1e-6)
     circuit = node_attribution(experiment).circuit(3)
     assert len(set(circuit.nodes) - {"input"}) <= 3
-
-
-def test_information_flow_divides_what_is_read(experiment):
-    scores = information_flow(experiment)
-    assert torch.allclose(scores.values.sum(1), torch.ones(len(experiment.graph.destinations)), atol=1e-5)
-    assert (scores.values >= 0).all()
-    assert torch.allclose(information_flow(experiment, by_position=True).values.mean(0), scores.values, atol=1e-6)
-
-
-def test_information_flow_by_hand():
-    """The output reads (1, 0) from the input and (2, 1) from a block: 3, 1 less 3, 1 to 1 and 4 to 1 in proximity."""
-    block = torch.tensor([[[2.0, 1.0], [0.0, 0.0]]])
-    layout = machine([block], lambda stream: stream, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    scores = information_flow(Experiment(layout, one_pair(), OUTPUT))
-    # y = (3, 1), ‖y‖ = 4; without the input (2, 1): 3, so 1; without the block (1, 0): 1, so 3
-    assert scores.values.tolist() == [[1.0, 0.0], [0.25, 0.75]]
 
 
 # The OR gate: either node is enough

@@ -6,13 +6,15 @@ import torch
 from circuits.ablations import RESAMPLE
 from circuits.experiment import Experiment
 from circuits.graph import graph_of
+from circuits.methods import acdc_scores
 from circuits.scores.exact import exact_effects
 from circuits.truth import programs
-from circuits.truth.forced import exchange, exchange_accuracy, force
+from circuits.truth.forced import exchange, exchange_accuracy, force, forced
 from circuits.truth.known import compiled as known
 from circuits.truth.roc import roc_of_scores
 from tests.circuits.truth.plain import plain_logits
 from workbench.errors import SettingError
+from workbench.metrics import KL, LOGIT
 
 TRUTH = {"input->a0.h0<k>", "a0.h0->m0", "m0->a1.h0<q>", "input->a1.h0<v>", "a1.h0->logits"}
 """What prompts of one length differ in: where the list ends, and its items. Positions are alike in all of them."""
@@ -43,12 +45,13 @@ def test_the_program_itself_passes_every_exchange(reverse):
 
 
 def test_a_model_that_was_hardly_trained_fails(reverse):
-    forced = force(reverse.model, reverse.pairs, steps=2)
-    assert len(forced.accuracy) == graph_of(forced.model).n_edges == 46
-    assert max(forced.accuracy.values()) < 0.8
-    assert forced.truth == TRUTH == reverse.behavioural(RESAMPLE)
-    assert not any(parameter.requires_grad for parameter in forced.model.bridge.original_model.parameters())
-    assert force(reverse.model, reverse.pairs, steps=2).model.fingerprint == forced.model.fingerprint
+    circuit = force(reverse.model, reverse.pairs, steps=2)
+    assert len(circuit.accuracy) == graph_of(circuit.model).n_edges == 46
+    assert max(circuit.accuracy.values()) < 0.8
+    assert circuit.truth == TRUTH == reverse.behavioural(RESAMPLE)
+    assert list(circuit.truths.values()) == [TRUTH]
+    assert not any(parameter.requires_grad for parameter in circuit.model.bridge.original_model.parameters())
+    assert force(reverse.model, reverse.pairs, steps=2).model.fingerprint == circuit.model.fingerprint
 
 
 def test_a_model_of_too_few_heads_is_refused(reverse):
@@ -57,9 +60,16 @@ def test_a_model_of_too_few_heads_is_refused(reverse):
 
 
 @pytest.mark.slow
-def test_the_circuit_is_forced(reverse):
-    forced = force(reverse.model, reverse.pairs)
-    assert min(forced.accuracy.values()) > 0.97
-    assert "5 of 46 edges forced" in str(forced)
-    experiment = Experiment(forced.model, forced.pairs)
-    assert roc_of_scores(experiment.graph, exact_effects(experiment).values.abs(), forced.truth).auroc > 0.95
+def test_the_circuit_is_forced_and_found():
+    """By exact effects entirely. ACDC as well if it looks at KL; on one logit it also keeps edges that move it without
+    changing the answer, which were not forced to carry nothing.
+    """
+    circuit = forced()
+    assert min(circuit.accuracy.values()) > 0.97
+    assert circuit.truth == TRUTH
+    assert "5 of 46 edges forced" in str(circuit)
+    for metric, least in ((KL, 1), (LOGIT, 0.95)):
+        experiment = Experiment(circuit.model, circuit.pairs, metric)
+        graph = experiment.graph
+        assert roc_of_scores(graph, exact_effects(experiment).values.abs(), TRUTH).auroc == 1
+        assert roc_of_scores(graph, acdc_scores(experiment).values, TRUTH).auroc >= least
