@@ -182,11 +182,11 @@ def random_baseline(
     if not 0 <= n_edges <= total:
         raise SettingError(f"n_edges is {n_edges}; it must be between 0 and {total}")
     generator = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(draws):
+    drawn = torch.zeros(draws, *exists.shape, dtype=torch.bool)
+    for circuit_drawn in drawn:
         chosen = torch.zeros(total, dtype=torch.bool)
         chosen[torch.randperm(total, generator=generator)[:n_edges]] = True
-        drawn = torch.zeros(exists.shape, dtype=torch.bool).masked_scatter(exists, chosen)
-        values.append(measure(experiment, experiment.graph.prune(drawn))[0])
+        circuit_drawn[exists] = chosen
+    values = experiment.values(torch.stack([experiment.graph.prune(one) for one in drawn]))
     own = None if circuit is None else float(recovered(experiment, measure(experiment, circuit)[0]))
-    return RandomBaseline(n_edges, recovered(experiment, torch.stack(values)), own)
+    return RandomBaseline(n_edges, recovered(experiment, values), own)
