@@ -32,6 +32,11 @@ class Circuit:
             raise SettingError("a circuit holds an edge that the graph does not have")
 
     @property
+    def by_position(self) -> bool:
+        """Whether it has the edges of each position for themselves."""
+        return self.edges.ndim > 2
+
+    @property
     def n_edges(self) -> int:
         """Edges in the circuit, those of each position counted."""
         return int(self.edges.sum())
@@ -39,7 +44,7 @@ class Circuit:
     @property
     def n_possible(self) -> int:
         """Edges that it could have."""
-        return self.graph.n_edges * (len(self.edges) if self.edges.ndim > 2 else 1)
+        return self.graph.n_edges * (len(self.edges) if self.by_position else 1)
 
     @property
     def names(self) -> list[str]:
@@ -53,7 +58,7 @@ class Circuit:
 
     @property
     def _flat(self) -> Tensor:
-        return self.edges.any(0) if self.edges.ndim > 2 else self.edges
+        return self.edges.any(0) if self.by_position else self.edges
 
     def pruned(self) -> "Circuit":
         """Without the edges that lie on no path from the input to the logits."""
@@ -76,7 +81,7 @@ class Circuit:
             "format": FORMAT,
             "facts": dict(self.facts),
             "graph": self.graph.to_json(),
-            "n_positions": len(self.edges) if self.edges.ndim > 2 else None,
+            "n_positions": len(self.edges) if self.by_position else None,
             "edges": [name(*index) if len(index) == 2 else [index[0], name(*index[1:])] for index in where],
         }
 

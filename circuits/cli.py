@@ -1,4 +1,4 @@
-"""`workbench circuit find`, `score` and `show`."""
+"""`workbench circuit find`, `survey`, `score` and `show`."""
 
 from workbench.cli.command import Command
 
@@ -6,6 +6,12 @@ find = Command(
     summary="Find the circuit that does a task, and measure how much of it it does",
     options="circuits.options:FindOptions",
     run="circuits.console:find",
+)
+
+survey = Command(
+    summary="Find and test the circuit of every task of a model",
+    options="circuits.options:SurveyOptions",
+    run="circuits.console:survey_all",
 )
 
 score = Command(

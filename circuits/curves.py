@@ -65,9 +65,12 @@ def curves(experiment: Experiment, scores: EdgeScores) -> Curves:
     return Curves(scores.method, MIB_SIZES, signed.n_edges, signed.f, absolute.f)
 
 
-def random_curves(experiment: Experiment, draws: int = 10, *, seed: int = 0) -> RandomCurves:
-    """The same for `draws` random rankings."""
-    drawn = [faithfulness(experiment, random_scores(experiment, seed + draw)).f for draw in range(draws)]
+def random_curves(experiment: Experiment, draws: int = 10, *, seed: int = 0, by_position: bool = False) -> RandomCurves:
+    """The same for `draws` random rankings, of the edges of each position if `by_position`."""
+    drawn = [
+        faithfulness(experiment, random_scores(experiment, seed + draw, by_position=by_position)).f
+        for draw in range(draws)
+    ]
     return RandomCurves(MIB_SIZES, torch.stack(drawn))
 
 

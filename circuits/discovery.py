@@ -3,66 +3,29 @@
 On disk a directory of circuit.json, scores.safetensors and evaluation.json, written whole or not at all.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from circuits.ablations import Ablation, ablation_named, mean_ablation
 from circuits.circuit import Circuit, load_circuit
 from circuits.curves import Curves, RandomCurves, curves, random_curves
+from circuits.evaluation import Evaluation, evaluate, evaluation_from_json
 from circuits.experiment import Experiment
-from circuits.faithfulness import RandomBaseline, measure, random_baseline, recovered
+from circuits.held_out import digests, draw, halves
 from circuits.methods import score_edges
+from circuits.positions import check_aligned, labels
 from circuits.scores.result import EdgeScores, load_scores
 from circuits.tasks.task import Task
-from workbench.errors import DamagedFile, ModelError, PromptError, SettingError
+from workbench.errors import DamagedFile, ModelError, SettingError
 from workbench.files import read_json, whole_directory, write_json
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
 CIRCUIT, SCORES, EVALUATION = "circuit.json", "scores.safetensors", "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt, and what the circuit makes of it."""
-
-    prompt: str
-    answer: str
-    distractor: str
-    clean: float
-    """The metric of the model."""
-    circuit: float
-    """The metric of the circuit."""
-    f: float
-    """Its share of faithfulness: 1 - (clean - circuit) / the gap that the whole task has; f is the mean of these."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a circuit does on some prompts."""
-
-    f: float
-    kl: float
-    """KL(model ‖ circuit) at the last position, in nats."""
-    clean: float
-    circuit: float
-    ablated: float
-    baseline: RandomBaseline
-    """Random circuits of as many edges."""
-    examples: tuple[Example, ...]
-    """The prompts, those that break the circuit first."""
-
-    def __str__(self) -> str:
-        values = f"{self.clean:.3f} of the model, {self.circuit:.3f} of the circuit, {self.ablated:.3f} of no edges"
-        return (
-            f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +37,18 @@ class Discovery:
     evaluation: Evaluation
     curves: Curves
     random: RandomCurves
+    found_on: tuple[str, ...]
+    """The digests (see `circuits.held_out`) of the pairs that the edges were scored on."""
 
     def __str__(self) -> str:
-        facts, graph = self.circuit.facts, self.circuit.graph
+        facts, circuit = self.circuit.facts, self.circuit
+        each = f"; {circuit.graph.n_edges:,} at each of {len(circuit.edges)} positions" if circuit.by_position else ""
         lines = [
-            f"Circuit of {facts['task']} in {facts['model']}: {facts['method']}, {facts['ranking']} ranking, "
-            f"{facts['ablation']} ablation",
-            f"  edges  {facts['n_edges']:,} of {graph.n_edges:,} ({facts['n_edges'] / graph.n_edges:.1%}) kept, "
-            f"{self.circuit.n_edges:,} of them on a path from the input to the logits",
-            f"  nodes  {len(self.circuit.nodes)} of {len(graph.sources)}: {_listed(self.circuit.nodes)}",
-            *(f"  {line}" for line in str(self.evaluation).split("\n")),
+            f"Circuit of {what(circuit)}: {facts['method']}, {facts['ranking']} ranking, {facts['ablation']} ablation",
+            f"  edges  {facts['n_edges']:,} of {circuit.n_possible:,} ({facts['n_edges'] / circuit.n_possible:.1%}) "
+            f"kept, {circuit.n_edges:,} of them on a path from the input to the logits{each}",
+            f"  nodes  {len(circuit.nodes)} of {len(circuit.graph.sources)}: {_listed(circuit.nodes)}",
+            *(f"  {line}" for line in f"held out: {self.evaluation}".split("\n")),
             "",
             "   share    edges  f signed  f absolute  f random (95%)",
         ]
@@ -98,49 +63,52 @@ class Discovery:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scores of single edges, as JSON values."""
+        circuit = self.circuit
         return {
-            "facts": dict(self.circuit.facts),
-            "n_edges": self.circuit.n_edges,
-            "n_possible": self.circuit.n_possible,
-            "nodes": self.circuit.nodes,
-            "edges": self.circuit.names,
+            "facts": dict(circuit.facts),
+            "n_edges": circuit.n_edges,
+            "n_possible": circuit.n_possible,
+            "nodes": circuit.nodes,
+            "edges": circuit.names,
             "cpr": self.curves.cpr,
             "cmd": self.curves.cmd,
             "random_cpr": self.random.cpr,
             "random_cmd": self.random.cmd,
-            **_evaluated(self),
+            "evaluation": self.evaluation.to_json(),
+            "curves": self._curves(),
         }
 
     def save(self, directory: str | Path) -> None:
         """Write a new directory. Raises `SettingError` if there is something in it."""
         check_free(directory)
+        value = {"evaluation": self.evaluation.to_json(), "curves": self._curves(), "found_on": list(self.found_on)}
         with whole_directory(directory) as stage:
             self.circuit.save(stage / CIRCUIT)
             self.scores.save(stage / SCORES)
-            write_json(stage / EVALUATION, _evaluated(self))
+            write_json(stage / EVALUATION, value)
 
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
-def _evaluated(found: Discovery) -> dict[str, Any]:
-    evaluation = {name: getattr(found.evaluation, name) for name in ("f", "kl", "clean", "circuit", "ablated")}
-    baseline, curve = found.evaluation.baseline, found.curves
-    return {
-        "evaluation": evaluation,
-        "baseline": {"n_edges": baseline.n_edges, "f": baseline.f.tolist()},
-        "curves": {
+    def _curves(self) -> dict[str, Any]:
+        curve = self.curves
+        return {
             "method": curve.method,
             "sizes": list(curve.sizes),
             "n_edges": list(curve.n_edges),
             "signed": curve.signed.tolist(),
             "absolute": curve.absolute.tolist(),
-            "random": found.random.f.tolist(),
-        },
-        "examples": [asdict(example) for example in found.evaluation.examples],
-    }
+            "random": self.random.f.tolist(),
+        }
+
+
+def what(circuit: Circuit) -> str:
+    """The task and the model of a circuit, in words."""
+    facts = circuit.facts
+    sentence = f" (sentence {facts['sentence']})" if facts.get("sentence") else ""
+    return f"{facts['task']}{sentence} in {facts['model']}"
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def check_free(directory: str | Path) -> None:
@@ -160,14 +128,11 @@ def load_discovery(directory: str | Path) -> Discovery:
         given = value["curves"]
         sizes = tuple(given["sizes"])
         signed, absolute, random = (torch.tensor(given[name]) for name in ("signed", "absolute", "random"))
-        baseline = RandomBaseline(value["baseline"]["n_edges"], torch.tensor(value["baseline"]["f"]))
-        baseline = replace(baseline, circuit=value["evaluation"]["f"])
-        examples = tuple(Example(**example) for example in value["examples"])
-        evaluation = Evaluation(**value["evaluation"], baseline=baseline, examples=examples)
         curve = Curves(given["method"], sizes, tuple(given["n_edges"]), signed, absolute)
-        return Discovery(circuit, scores, evaluation, curve, RandomCurves(sizes, random))
+        evaluation = evaluation_from_json(value["evaluation"])
+        return Discovery(circuit, scores, evaluation, curve, RandomCurves(sizes, random), tuple(value["found_on"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{path / EVALUATION} is damaged ({error})") from None
+        raise DamagedFile(f"{path / EVALUATION} is damaged ({type(error).__name__}: {error})") from None
 
 
 def check_model(circuit: Circuit, model: HookedModel) -> None:
@@ -180,34 +145,6 @@ def check_model(circuit: Circuit, model: HookedModel) -> None:
         )
 
 
-def halves(groups: Sequence[PromptPairs]) -> tuple[list[PromptPairs], list[PromptPairs]]:
-    """Every other pair of each group, and the rest; a pair that comes twice counts once.
-
-    Raises `PromptError` if there are fewer than two.
-    """
-    seen: set[tuple[int, ...]] = set()
-    parts: tuple[list[PromptPairs], list[PromptPairs]] = ([], [])
-    number = 0
-    for group in groups:
-        rows: tuple[list[int], list[int]] = ([], [])
-        for row, pair in enumerate(torch.cat([group.clean, group.corrupted], dim=1).tolist()):
-            if tuple(pair) not in seen:
-                seen.add(tuple(pair))
-                rows[number % 2].append(row)
-                number += 1
-        for part, some in zip(parts, rows, strict=True):
-            if some:
-                part.append(_rows(group, some))
-    if not parts[1]:
-        raise PromptError("one half of the prompts is held out, so there must be at least two that differ")
-    return parts
-
-
-def _rows(group: PromptPairs, rows: list[int]) -> PromptPairs:
-    columns = {name: getattr(group, name)[rows] for name in ("clean", "corrupted", "answers", "distractors")}
-    return replace(group, **columns, right=None if group.right is None else group.right[rows])
-
-
 def make_ablation(name: str, model: HookedModel, references: Sequence[PromptPairs]) -> Ablation:
     """An ablation by name; for the mean, over the clean prompts of `references`."""
     return mean_ablation(model, [group.clean for group in references]) if name == "mean" else ablation_named(name)
@@ -217,7 +154,7 @@ def how_many(share_or_number: float, n_edges: int) -> int:
     """Edges to keep: up to 1 a share of `n_edges`, above a number. Raises `SettingError` if there are not so many."""
     count = int(share_or_number * n_edges) if share_or_number <= 1 else int(share_or_number)
     if not 1 <= count <= n_edges:
-        raise SettingError(f"edges is {share_or_number:g}; this model has {n_edges:,} edges, and at least one is kept")
+        raise SettingError(f"edges is {share_or_number:g}; there are {n_edges:,} edges, and at least one is kept")
     return count
 
 
@@ -231,56 +168,36 @@ def discover(
     ranking: str = "signed",
     n: int = 100,
     seed: int = 0,
+    sentence: int | None = None,
+    by_position: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> Discovery:
     """Score all edges on `n` prompts of a task, keep the first `edges` (share or number), and test on `n` others.
 
-    Raises `SettingError` for an unknown method, ablation or number, `PromptError` for a task that the model
-    has no words for.
+    `sentence`: only that one of the task's sentences, counted from 1. `by_position`: the edges of each position for
+    themselves, in prompts in which positions mean the same. `facts`: JSON values that are noted in the circuit.
+
+    Raises `SettingError` for an unknown method, ablation, number or sentence, and for positions that do not mean the
+    same; `PromptError` for a task that the model has no words for.
     """
-    used, held_out = halves(task.prompts(model, 2 * n, seed=seed))
+    drawn = draw(task, model, 2 * n, seed=seed, sentence=sentence)
+    if by_position:
+        check_aligned(drawn, task.name)
+    used, held_out = halves(drawn)
     filling = make_ablation(ablation, model, used)
     experiment = Experiment(model, used, task.metric, filling)
-    count = how_many(edges, experiment.graph.n_edges)
-    scores = score_edges(experiment, method, n_edges=count, seed=seed)
+    count = how_many(edges, experiment.graph.n_edges * (experiment.length if by_position else 1))
+    scores = score_edges(experiment, method, n_edges=count, seed=seed, by_position=by_position)
     circuit = scores.circuit(count, ranking)
-    facts = {**circuit.facts, "task": task.name, "seed": seed, "fingerprint": model.fingerprint}
-    circuit = replace(circuit, facts=facts)
+    about = {"task": task.name, "sentence": sentence, "seed": seed, "fingerprint": model.fingerprint, **(facts or {})}
+    about |= {"positions": labels(used, model)} if by_position else {}
+    circuit = replace(circuit, facts={**circuit.facts, **about})
     test = Experiment(model, held_out, task.metric, filling)
-    evaluation = evaluate(test, circuit, model, n_edges=count, seed=seed)
-    return Discovery(circuit, scores, evaluation, curves(test, scores), random_curves(test, seed=seed))
-
-
-def evaluate(
-    experiment: Experiment, circuit: Circuit, model: HookedModel, *, n_edges: int | None = None, seed: int = 0
-) -> Evaluation:
-    """What a circuit does on an experiment's prompts, beside random circuits of `n_edges` (its own number of) edges."""
-    values, kl = measure(experiment, circuit.edges)
-    f = float(recovered(experiment, values))
-    baseline = random_baseline(experiment, circuit.n_edges if n_edges is None else n_edges, seed=seed)
-    return Evaluation(
-        f,
-        float(kl),
-        float(experiment.clean.mean()),
-        float(values.mean()),
-        float(experiment.ablated.mean()),
-        replace(baseline, circuit=f),
-        _examples(experiment, values, model),
+    return Discovery(
+        circuit,
+        scores,
+        evaluate(test, circuit, model, n_edges=count, seed=seed),
+        curves(test, scores),
+        random_curves(test, seed=seed, by_position=by_position),
+        tuple(digests(used)),
     )
-
-
-def _examples(experiment: Experiment, values: Float[Tensor, " example"], model: HookedModel) -> tuple[Example, ...]:
-    clean = experiment.clean
-    share = 1 - (clean - values) / (clean.mean() - experiment.ablated.mean())
-    texts: list[tuple[str, str, str]] = []
-    for group in experiment.groups:
-        strings = model.token_strings([*group.answers.tolist(), *group.distractors.tolist()])
-        prompts = [_text(model, row) for row in group.clean.tolist()]
-        texts += zip(prompts, strings[: len(group)], strings[len(group) :], strict=True)
-    rows = zip(texts, clean.tolist(), values.tolist(), share.tolist(), strict=True)
-    return tuple(sorted((Example(*text, *numbers) for text, *numbers in rows), key=lambda example: example.f))
-
-
-def _text(model: HookedModel, tokens: list[int]) -> str:
-    """A prompt without the token that begins every text."""
-    begins = model.tokenizer is not None and tokens[0] == model.tokenizer.bos_token_id
-    return model.to_string(tokens[1:] if begins else tokens).strip()

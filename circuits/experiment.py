@@ -4,7 +4,7 @@ Everything that scores edges, finds circuits or proves them takes an experiment.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,19 +43,28 @@ class Batch:
         return self.metric(logits, self.pairs, self.clean.logits)
 
 
-def _by_length(groups: Sequence[PromptPairs]) -> tuple[PromptPairs, ...]:
-    """One group for each length."""
-    lengths: dict[int, list[PromptPairs]] = {}
+def _together(groups: Sequence[PromptPairs]) -> tuple[PromptPairs, ...]:
+    """Groups of one length are joined, if answers are chosen from the same tokens in them."""
+    alike: dict[tuple, list[PromptPairs]] = {}
     for group in groups:
         if len(group):
-            lengths.setdefault(group.clean.shape[1], []).append(group)
-    return tuple(some[0] if len(some) == 1 else _joined(some) for some in lengths.values())
+            choices = None if group.choices is None else tuple(group.choices.tolist())
+            alike.setdefault((group.clean.shape[1], choices), []).append(group)
+    return tuple(some[0] if len(some) == 1 else _joined(some) for some in alike.values())
 
 
 def _joined(groups: Sequence[PromptPairs]) -> PromptPairs:
-    columns = ("clean", "corrupted", "answers", "distractors")
-    name = ", ".join(dict.fromkeys(group.name for group in groups))
-    return PromptPairs(name, *(torch.cat([getattr(group, column) for group in groups]) for column in columns))
+    """One group of several. A position keeps its name if it has it in all of them, and a pattern likewise."""
+    first = groups[0]
+    columns = ("clean", "corrupted", "answers", "distractors", *([] if first.right is None else ["right"]))
+    names = set.intersection(*(set(group.positions.items()) for group in groups))
+    return replace(
+        first,
+        name=", ".join(dict.fromkeys(group.name for group in groups)),
+        pattern=first.pattern if all(group.pattern == first.pattern for group in groups) else "",
+        positions={name: at for name, at in first.positions.items() if (name, at) in names},
+        **{column: torch.cat([getattr(group, column) for group in groups]) for column in columns},
+    )
 
 
 class Experiment:
@@ -76,15 +85,16 @@ class Experiment:
         *,
         batch_size: int | None = None,
     ) -> None:
-        self.groups = _by_length([pairs] if isinstance(pairs, PromptPairs) else pairs)
+        self.groups = _together([pairs] if isinstance(pairs, PromptPairs) else pairs)
         if not len(self):
             raise PromptError("there are no prompt pairs to make an experiment of")
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size is {batch_size}; it must be at least 1")
         self.metric, self.ablation, self.batch_size = metric, ablation, batch_size
+        of_length = {group.clean.shape[1]: group.clean for group in self.groups}
         self._layouts = {
-            group.clean.shape[1]: model if isinstance(model, Layout) else take_apart(model, group.clean)
-            for group in self.groups
+            length: model if isinstance(model, Layout) else take_apart(model, clean)
+            for length, clean in of_length.items()
         }
         layout = next(iter(self._layouts.values()))
         self.graph: Graph = layout.graph
@@ -183,6 +193,8 @@ class Experiment:
             raise SettingError(f"a circuit of {circuits.shape[1]} positions, for prompts of {self.length}")
         for batch in self.batches:
             together = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(len(self.graph.sources))))
+            if self.device.type == "cpu" and known == 1:
+                together = 1  # else each computes the nodes of all; only a GPU, which is not full with one, gains
             with torch.no_grad():
                 parts = [
                     run_circuits(batch.layout, batch.clean, batch.ablated, some, known=known)

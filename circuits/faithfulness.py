@@ -164,18 +164,29 @@ class RandomBaseline:
 
 
 def random_baseline(
-    experiment: Experiment, n_edges: int, *, draws: int = 20, seed: int = 0, circuit: Edges | None = None
+    experiment: Experiment,
+    n_edges: int,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    circuit: Edges | None = None,
+    by_position: bool = False,
 ) -> RandomBaseline:
-    """f of circuits of `n_edges` edges drawn evenly from the graph, beside that of `circuit` if one is given."""
+    """f of circuits of `n_edges` edges drawn evenly from the graph, beside that of `circuit` if one is given.
+
+    With `by_position`, the edges of each position are drawn for themselves.
+    """
     exists = experiment.graph.edges
-    if not 0 <= n_edges <= experiment.graph.n_edges:
-        raise SettingError(f"n_edges is {n_edges}; it must be between 0 and {experiment.graph.n_edges}")
+    exists = exists.expand(experiment.length, -1, -1) if by_position else exists
+    total = int(exists.sum())
+    if not 0 <= n_edges <= total:
+        raise SettingError(f"n_edges is {n_edges}; it must be between 0 and {total}")
     generator = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(draws):
-        chosen = torch.zeros(experiment.graph.n_edges, dtype=torch.bool)
-        chosen[torch.randperm(len(chosen), generator=generator)[:n_edges]] = True
-        drawn = torch.zeros_like(exists).masked_scatter(exists, chosen)
-        values.append(measure(experiment, experiment.graph.prune(drawn))[0])
+    drawn = torch.zeros(draws, *exists.shape, dtype=torch.bool)
+    for circuit_drawn in drawn:
+        chosen = torch.zeros(total, dtype=torch.bool)
+        chosen[torch.randperm(total, generator=generator)[:n_edges]] = True
+        circuit_drawn[exists] = chosen
+    values = experiment.values(torch.stack([experiment.graph.prune(one) for one in drawn]))
     own = None if circuit is None else float(recovered(experiment, measure(experiment, circuit)[0]))
-    return RandomBaseline(n_edges, recovered(experiment, torch.stack(values)), own)
+    return RandomBaseline(n_edges, recovered(experiment, values), own)

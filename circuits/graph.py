@@ -114,20 +114,23 @@ class Graph:
         """The set without what no path from the input to the logits goes through.
 
         A node stays if it has an edge in and its output reaches the logits; that is repeated until nothing falls away
-        (as in Hanna et al. 2024, `Graph.prune`). A node counts as one over all positions.
+        (as in Hanna et al. 2024, `Graph.prune`). With positions, a node is one at each of them: what it writes comes
+        from what its keys and values read there and before, and all else there; the logits are those of the last.
         """
-        edges = edges.clone()
+        flat = edges.ndim == 2
+        edges = edges[None].clone() if flat else edges.clone()
+        attended = torch.tensor([name.endswith(("<k>", "<v>")) for name in self.destinations])[:, None]
+        own, earlier = (self.feeds & ~attended).float(), (self.feeds & attended).float()
         while True:
-            flat = edges.flatten(0, -3).any(0) if edges.ndim > 2 else edges
-            # matrix products of 0/1 floats count paths of one step
-            reached = (self.feeds.T.float() @ flat.any(1).float()) > 0
-            reached[0] = True
-            used = flat.any(0)
-            useful = (self.feeds.float() @ used.float()) > 0
-            useful[-1] = True
-            keep = edges & useful[:, None] & reached[None, :]
+            # matrix products and running sums of 0/1 floats count paths of one step
+            reads, used = edges.any(2).float(), edges.any(1).float()
+            reached = (reads @ own + (reads @ earlier).cumsum(0)) > 0
+            reached[:, 0] = True
+            useful = (used @ own.T + (used @ earlier.T).flip(0).cumsum(0).flip(0)) > 0
+            useful[-1, -1] = True
+            keep = edges & useful[:, :, None] & reached[:, None, :]
             if torch.equal(keep, edges):
-                return keep
+                return keep[0] if flat else keep
             edges = keep
 
 

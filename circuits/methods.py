@@ -21,14 +21,21 @@ THRESHOLDS = tuple(2.0**-power for power in range(1, 14))
 """Of `acdc_scores`: shares of the harm that ablating everything does, from a half down to 0.012%."""
 
 
-def score_edges(experiment: Experiment, method: str, *, n_edges: int, seed: int = 0) -> EdgeScores:
+def score_edges(
+    experiment: Experiment, method: str, *, n_edges: int, seed: int = 0, by_position: bool = False
+) -> EdgeScores:
     """Score every edge by a method's name, which the scores bear. `n_edges` and `seed` matter to `masks` and `random`.
 
-    Raises `SettingError` for an unknown name.
+    Raises `SettingError` for an unknown name, and for a method that does not tell positions apart if it should.
     """
     if method not in METHODS:
         raise SettingError(f"no method {method!r}{suggestion(method, METHODS)}; the methods are {', '.join(METHODS)}")
-    return replace(METHODS[method](experiment, n_edges, seed), method=method)
+    if by_position and method not in BY_POSITION:
+        raise SettingError(f"{method} does not tell positions apart; these methods do: {', '.join(BY_POSITION)}")
+    scores = (
+        BY_POSITION[method](experiment, by_position=True) if by_position else METHODS[method](experiment, n_edges, seed)
+    )
+    return replace(scores, method=method)
 
 
 def node_scores(experiment: Experiment) -> EdgeScores:
@@ -60,10 +67,11 @@ def acdc_scores(experiment: Experiment, thresholds: tuple[float, ...] = THRESHOL
     return EdgeScores(experiment.graph, values, "acdc", experiment.facts, kind="importance")
 
 
-def random_scores(experiment: Experiment, seed: int = 0) -> EdgeScores:
+def random_scores(experiment: Experiment, seed: int = 0, *, by_position: bool = False) -> EdgeScores:
     """Numbers from 0 to 1 that know nothing of the model: what a method must beat."""
     graph = experiment.graph
-    values = torch.rand(graph.edges.shape, generator=torch.Generator().manual_seed(seed)) * graph.edges
+    shape = (*([experiment.length] if by_position else []), *graph.edges.shape)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * graph.edges
     return EdgeScores(graph, values, "random", experiment.facts, kind="importance")
 
 
@@ -79,3 +87,12 @@ METHODS: dict[str, Callable[[Experiment, int, int], EdgeScores]] = {
     "acdc": lambda experiment, n_edges, seed: acdc_scores(experiment),
     "random": lambda experiment, n_edges, seed: random_scores(experiment, seed),
 }
+
+BY_POSITION: dict[str, Callable[..., EdgeScores]] = {
+    "eap": eap,
+    "eap-ig": eap_ig_inputs,
+    "eap-ig-activations": eap_ig_activations,
+    "clean-corrupted": clean_corrupted,
+    "flow": information_flow,
+}
+"""Those that can score the edges of each position for themselves."""

@@ -1,6 +1,6 @@
 """What the circuit commands can be told. Imports nothing heavy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,9 @@ AblationName = Literal["resample", "zero", "mean"]
 
 
 @dataclass(frozen=True)
-class FindOptions:
-    """Score every edge of a model on a task, keep the best ones, and measure them on prompts held out."""
+class SearchOptions:
+    """How a circuit is looked for."""
 
-    task: str = "ioi"
-    """What the model is asked: the name of a task, as "ioi", "greater_than", "agreement" (a wrong name lists all)."""
-    prompts: Path | None = None
-    """A .csv or .jsonl file of prompt pairs (clean, corrupted, answer, distractor) to use instead of a task."""
     model: str = "tinytown"
     """The bundled "tinytown", a Hugging Face directory, or a hub id."""
     method: MethodName = "eap-ig"
@@ -37,14 +33,42 @@ class FindOptions:
     """Prompt pairs to score edges on; as many others are held out. Of a file, one half each."""
     seed: int = 0
     """Of prompts, random circuits, and masks."""
-    out: Path | None = None
-    """A new directory for circuit.json, scores.safetensors and evaluation.json."""
+
+    @property
+    def ranking(self) -> str:
+        return "absolute" if self.absolute else "signed"
 
     def __post_init__(self) -> None:
         if not self.edges > 0 or (self.edges > 1 and self.edges != int(self.edges)):
             raise SettingError(f"edges is {self.edges:g}; it must be a share, above 0 and up to 1, or a whole number")
         if self.examples < 1:
             raise SettingError(f"examples is {self.examples}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class FindOptions(SearchOptions):
+    """Score every edge of a model on a task, keep the best ones, and measure them on prompts held out."""
+
+    task: str = "ioi"
+    """What the model is asked: the name of a task, as "ioi", "greater_than", "agreement" (a wrong name lists all)."""
+    prompts: Path | None = None
+    """A .csv or .jsonl file of prompt pairs (clean, corrupted, answer, distractor) to use instead of a task."""
+    sentence: int | None = None
+    """Only this one of the task's sentences, counted from 1."""
+    by_position: bool = False
+    """Tell the edges of each position apart, in prompts in which a position means the same throughout."""
+    out: Path | None = None
+    """A new directory for circuit.json, scores.safetensors and evaluation.json."""
+
+
+@dataclass(frozen=True)
+class SurveyOptions(SearchOptions):
+    """Find and test the circuit of each task of a model, one after the other; broken off, it goes on where it was."""
+
+    out: Path = field(kw_only=True)
+    """A directory of directories, one for each task, as `workbench circuit find` writes them."""
+    tasks: tuple[str, ...] = ()
+    """The tasks; all that are asked in what the model speaks, if left out."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class ScoreOptions:
     model: str | None = None
     """The model, if it has moved; it must be the one that the circuit was found in."""
     examples: int = 100
-    """Prompt pairs to draw."""
+    """Prompt pairs to draw. Those that the circuit was found on are left out."""
     seed: int | None = None
     """Of the prompts and the random circuits; the one after the seed that the circuit was found with, if left out."""
 

@@ -58,7 +58,7 @@ class PromptPairs:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, rows: slice) -> "PromptPairs":
+    def __getitem__(self, rows: slice | list[int]) -> "PromptPairs":
         columns = {name: getattr(self, name)[rows] for name in ("clean", "corrupted", "answers", "distractors")}
         return replace(self, **columns, right=None if self.right is None else self.right[rows])
 

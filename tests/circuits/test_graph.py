@@ -61,8 +61,21 @@ def test_pruning_leaves_paths_from_input_to_logits():
     kept = graph.prune(graph.subset([*path, *dead]))
     assert graph.names(kept) == path
     assert torch.equal(graph.prune(graph.edges), graph.edges)
-    by_position = torch.stack([graph.subset(path[:2]), graph.subset([path[2], dead[0]])])
-    assert torch.equal(graph.prune(by_position), torch.stack([graph.subset(path[:2]), graph.subset(path[2:])]))
+
+
+def test_positions_are_pruned_for_themselves():
+    """What a value read at the first position goes on from the second, if the head's node there is read there."""
+    graph = transformer_graph(2, 2)
+    first, second, third = ["input->a0.h1<v>", "input->a0.h1<q>"], ["a0.h1->m1"], ["m1->logits"]
+
+    def at(*names):
+        return torch.stack([graph.subset(some) for some in names])
+
+    kept = at(first[:1], second + third)
+    assert torch.equal(graph.prune(at(first, second + third)), kept)  # a query read where nothing comes of it
+    assert not graph.prune(at(first + second, third)).any()  # an MLP does not hand on to another position
+    assert not graph.prune(at(first + second + third, [])).any()  # logits before the last
+    assert not graph.prune(at(second, first + third)).any()  # a value read too late
 
 
 def test_a_circuit_survives_the_disk(tmp_path):
