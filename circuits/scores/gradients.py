@@ -8,7 +8,7 @@ expanded from its mixed values. Both are done for a few positions at a time, wit
 what is held between the passes is 1 + 2·layers streams of width d_model and not one a node.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,8 @@ class Gradients:
     """Gradients at the taps of each stage."""
     added: list[Stream]
     """Gradients at what each stage before the next adds to the residual stream."""
+    states: list[Tensor] | None = None
+    """What the nodes wrote, where that is not what they write in the clean run; of one point."""
 
 
 def gradients_of(batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
@@ -55,6 +57,23 @@ def gradients(batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> G
     """Run from each of the embeddings, and back."""
     trace = batch.layout.run(embedded.flatten(0, 1).detach().requires_grad_(), taps=True)
     return gradients_of(batch, trace, len(embedded))
+
+
+@torch.enable_grad()
+def gate_gradients(batch: Batch, gate: float) -> Gradients:
+    """Run with a gate on every edge that lets this share of a difference through, and back.
+
+    As all gates are alike, the destinations of a stage read one stream, and it is enough to change what stages add.
+    """
+    layout, ablated, embedded = batch.layout, batch.ablated.states, batch.clean.states[0]
+
+    def through(number: int, added: Stream) -> Stream:
+        away = layout.added(number, ablated)
+        return away + gate * (added - away)
+
+    trace = layout.run(through(-1, embedded).requires_grad_(), taps=True, adds=through)
+    states = [embedded, *(state.detach() for state in trace.states[1:])]
+    return replace(gradients_of(batch, trace, 1), states=states)
 
 
 @dataclass(eq=False)
@@ -84,8 +103,9 @@ class Accumulator:
 
     def _add_part(self, batch: Batch, found: Gradients, sources_of: range, positions: slice) -> None:
         layout, graph = batch.layout, self.experiment.graph
-        clean, ablated = ([state[:, positions] for state in run.states] for run in (batch.clean, batch.ablated))
-        differences = torch.cat([layout.difference(number, ablated, clean) for number in sources_of])
+        runs = (found.states or batch.clean.states, batch.ablated.states)
+        written, ablated = ([state[:, positions] for state in states] for states in runs)
+        differences = torch.cat([layout.difference(number, ablated, written) for number in sources_of])
         spans = [graph.spans[number].sources if number >= 0 else range(1) for number in sources_of]
         first = spans[0].start
         for number, (read, taps) in enumerate(zip(found.reads, found.taps, strict=True), start=found.first):
@@ -132,3 +152,15 @@ def at_points(experiment: Experiment, shares: list[float], method: str, by_posit
         found = gradients(batch, between(batch, shares))
         total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
     return total.result(method)
+
+
+def at_gates(experiment: Experiment, gates: list[float], method: str) -> EdgeScores:
+    """Differences times gradients, the mean over runs in which every edge lets such a share of its difference through.
+
+    That is minus the gradient of the metric with respect to the gate of each edge.
+    """
+    total = Accumulator(experiment)
+    for batch in experiment.batches:
+        for gate in gates:
+            total.add(batch, gate_gradients(batch, gate), range(-1, len(experiment.graph.spans) - 1))
+    return total.result(method, len(gates))

@@ -85,7 +85,7 @@ def _everywhere(batch: Batch, number: int, points: list[float]) -> Gradients:
         trace = layout.run(moved, taps=True)
     else:
         clean = batch.clean.states[0].repeat(len(points), 1, 1).requires_grad_()
-        trace = layout.run(clean, taps=True, swap={number: moved})
+        trace = layout.run(clean, taps=True, adds=lambda at, added: moved if at == number else added)
     return gradients_of(batch, trace, len(points))
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from circuits.ablations import ZERO
+from circuits.ablations import RESAMPLE, ZERO
 from circuits.acdc import acdc
 from circuits.experiment import Experiment
+from circuits.runs import run_circuits
 from circuits.scores.eap import clean_corrupted, eap
 from circuits.scores.exact import exact_effects
 from circuits.scores.flow import information_flow
-from circuits.scores.gradients import at_points
+from circuits.scores.gradients import at_gates, at_points
 from circuits.scores.ig import eap_ig_activations, eap_ig_inputs
 from circuits.scores.masks import learned_masks, mask_gradient
 from circuits.scores.nodes import node_attribution
@@ -55,9 +56,33 @@ def test_positions_add_up_to_the_edge(experiment):
     assert parts.values[1].any()
 
 
-def test_eap_is_the_gradient_of_the_edge_masks(experiment):
-    """Reached without the analytic gradients: every destination computed from an input of its own, by autograd."""
-    assert torch.allclose(mask_gradient(experiment).values, eap(experiment).values, atol=3e-6)
+def by_autograd(experiment, gate):
+    """Minus the gradient of circuit runs with respect to their gates: every destination has an input of its own."""
+    graph = experiment.graph
+    total = torch.zeros(graph.edges.shape)
+    for batch in experiment.batches:
+        gates = (gate * graph.edges).requires_grad_()
+        with torch.enable_grad():
+            logits = run_circuits(batch.layout, batch.clean, batch.ablated, gates[None])[0]
+            total -= torch.autograd.grad(batch.values(logits).sum(), gates)[0]
+    return total * graph.edges / len(experiment)
+
+
+def test_eap_is_the_gradient_of_the_edge_gates(experiment):
+    """Reached without the analytic gradients."""
+    truth = by_autograd(experiment, 1.0)
+    assert torch.allclose(eap(experiment).values, truth, atol=3e-6)
+    assert torch.allclose(mask_gradient(experiment).values, truth, atol=3e-6)
+
+
+@pytest.mark.parametrize("ablation", [RESAMPLE, ZERO], ids=lambda ablation: ablation.name)
+def test_gates_half_open(model, pairs, ablation):
+    experiment = Experiment(model, pairs, ablation=ablation)
+    scores = at_gates(experiment, [0.3, 0.8], "gates")
+    truth = (by_autograd(experiment, 0.3) + by_autograd(experiment, 0.8)) / 2
+    assert torch.allclose(scores.values, truth, atol=3e-6)
+    assert torch.allclose(scores.nodes, truth.sum(0), atol=3e-6)
+    assert not torch.allclose(eap(experiment).values, truth, atol=1e-3)
 
 
 def test_eap_is_the_slope_of_circuit_runs(experiment):
