@@ -110,33 +110,41 @@ class _Search:
         self.experiment, self.sign, self.threshold, self.at_once = experiment, sign, threshold, at_once
         self.edges = experiment.graph.edges.clone()
         self.harm = sign * float(experiment.clean.double().mean())
-        self.width = 1
+        self.width = at_once
         self.tested = self.runs = self.passes = 0
 
     def stage(self, order: Int[Tensor, "edge 2"], known: int, progress: tqdm) -> None:
         """Decide on the edges into one stage; none into earlier ones have been dropped."""
+        guesses = [True] * len(order)
         start = 0
         while start < len(order):
-            bet = order[start : start + self.width]
-            decided = self._bet(bet, known)
+            some = slice(start, start + self.width)
+            decided = self._bet(order[some], guesses, start, known)
             start += decided
             progress.update(decided)
             progress.set_postfix(left=int(self.edges.sum()), passes=self.passes)
 
-    def _bet(self, bet: Int[Tensor, "k 2"], known: int) -> int:
-        """Try to drop edges in turn; returns on how many this decided."""
+    def _bet(self, bet: Int[Tensor, "k 2"], guesses: list[bool], start: int, known: int) -> int:
+        """Decide on edges in turn up to the first wrong guess, and guess the rest anew; returns how many it decided."""
+        guess = guesses[start : start + len(bet)]
         circuits = self.edges.repeat(len(bet), 1, 1)
         for number, (destination, source) in enumerate(bet.tolist()):
-            circuits[number:, destination, source] = False
+            circuits[number : None if guess[number] else number + 1, destination, source] = False
         harms = (self.sign * self.experiment.values(circuits, known=known).double().mean(1)).tolist()
         self.passes += 1
         self.runs += len(bet)
+        before, right, decided = self.harm, True, 0
         for number, harm in enumerate(harms):
-            self.tested += 1
-            if not harm - self.harm < self.threshold:
-                self.width = max(1, self.width // 2)
-                return number + 1
-            self.harm = harm
-            self.edges[tuple(bet[number])] = False
-        self.width = min(2 * self.width, self.at_once)
-        return len(bet)
+            drop = harm - before < self.threshold
+            if right:
+                decided += 1
+                self.edges[tuple(bet[number])] = not drop
+                self.harm = harm if drop else self.harm
+                right = drop == guess[number]
+            else:
+                guesses[start + number] = drop
+            if guess[number]:
+                before = harm
+        self.tested += decided
+        self.width = min(2 * self.width, self.at_once) if right else max(1, self.width // 2)
+        return decided
