@@ -3,8 +3,10 @@
 Conmy et al. 2023, "Towards Automated Circuit Discovery for Mechanistic Interpretability" (arXiv:2304.14997).
 
 As published it runs the model once for each edge, one after the other. Here the next removals are tried *cumulatively*
-in one batch, on the bet that most will be accepted: up to the first that is refused, every run of the batch is just the
-run that the published algorithm would have made. So the circuit is the same, in far fewer runs one after the other.
+in one batch, with a guess for each of whether it will be accepted: up to the first wrong guess, every run of the batch
+is just the run that the published algorithm would have made. So the circuit is the same, in far fewer runs one after
+the other. The first guess is that an edge is dropped; the runs after a wrong guess, made for an edge too few or too
+many, are still good for guessing what they will come to.
 Layers before the edge are not run at all: nothing in them has been touched yet. Edges into a node whose output has
 become unused are dropped unseen, as their effect is zero.
 """
@@ -59,7 +61,7 @@ def acdc(
     threshold: float,
     *,
     order: Int[Tensor, "edge 2"] | None = None,
-    at_once: int = 64,
+    at_once: int = 32,
 ) -> AcdcResult:
     """Drop an edge if the harm of the circuit without it is less than `threshold` above that of the circuit with it.
 

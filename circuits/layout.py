@@ -8,7 +8,7 @@ model that does anything that is not known here is refused instead of being misr
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -53,6 +53,14 @@ class Layout:
     stages: tuple[Stage, ...]
     embed: Callable[[Int[Tensor, "n pos"]], Stream]
     name: str = "custom"
+
+    @cached_property
+    def settled(self) -> int:
+        """From this stage on, every position is computed by itself."""
+        number = len(self.stages)
+        while number and isinstance(self.stages[number - 1], Whole):
+            number -= 1
+        return number
 
     def run(self, embedded: Stream, *, taps: bool = False, adds: Adds | None = None) -> Trace:
         """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients.

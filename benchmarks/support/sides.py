@@ -22,9 +22,9 @@ class Side:
 
     def __init__(self, *command: str) -> None:
         path = os.pathsep.join([str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
-        )
+        surroundings = {**os.environ, "PYTHONPATH": path, "TQDM_DISABLE": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=surroundings)
 
     def __enter__(self) -> "Side":
         return self
