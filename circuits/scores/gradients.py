@@ -19,7 +19,7 @@ from circuits.layout import Trace
 from circuits.scores.result import EdgeScores
 from circuits.stages import Stream, Taps
 
-EXPANDED = 2**26
+EXPANDED = 2**24
 """Bytes that the expanded differences of all sources take at a time."""
 
 
@@ -93,7 +93,7 @@ class Accumulator:
         self.nodes = torch.zeros(*leading, len(graph.sources), device=device)
 
     def add(self, batch: Batch, found: Gradients, sources_of: range) -> None:
-        """Differences of the nodes of some stages (the input being stage -1), times the mean gradient."""
+        """Differences of the nodes of some stages (the input being stage -1), times gradients summed over points."""
         layout = batch.layout
         n, length, width = batch.clean.states[0].shape
         a_position = n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()
@@ -112,7 +112,7 @@ class Accumulator:
             span = graph.spans[number]
             if self.with_edges and span.reads > first:
                 pulled = layout.stages[number].pull(read, taps, positions)
-                pulled = pulled.unflatten(1, (found.points, -1)).mean(1)
+                pulled = pulled.unflatten(1, (found.points, -1)).sum(1)
                 known = differences[: span.reads - first]
                 rows = slice(span.destinations.start, span.destinations.stop)
                 columns = slice(first, first + len(known))
@@ -121,7 +121,7 @@ class Accumulator:
                 else:
                     self.edges[rows, columns] += (pulled.flatten(1) @ known.flatten(1).T).float()
         for number, span in zip(sources_of, spans, strict=True):
-            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).mean(0)
+            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).sum(0)
             products = (differences[span.start - first : span.stop - first] * gradient).sum(-1).float()
             columns = slice(span.start, span.stop)
             if self.by_position:
@@ -129,13 +129,13 @@ class Accumulator:
             else:
                 self.nodes[columns] += products.flatten(1).sum(1)
 
-    def mean(self, total: Tensor) -> Tensor:
-        """Over examples."""
-        return total.cpu() / len(self.experiment)
+    def mean(self, total: Tensor, points: int) -> Tensor:
+        """Over examples and points."""
+        return total.cpu() / (len(self.experiment) * points)
 
-    def result(self, method: str, divide: int = 1) -> EdgeScores:
-        """The mean over examples, divided once more by `divide`."""
-        edges, nodes = (self.mean(total) / divide for total in (self.edges, self.nodes))
+    def result(self, method: str, points: int) -> EdgeScores:
+        """The mean over examples and points, of which so many were added for each."""
+        edges, nodes = (self.mean(total, points) for total in (self.edges, self.nodes))
         return EdgeScores(self.experiment.graph, edges, method, self.experiment.facts, nodes)
 
 
@@ -149,9 +149,9 @@ def at_points(experiment: Experiment, shares: list[float], method: str, by_posit
     """Differences times the mean gradient over runs from embeddings at shares of the way to the clean one."""
     total = Accumulator(experiment, by_position)
     for batch in experiment.batches:
-        found = gradients(batch, between(batch, shares))
-        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
-    return total.result(method)
+        for some in experiment.together(batch, shares):
+            total.add(batch, gradients(batch, between(batch, some)), range(-1, len(experiment.graph.spans) - 1))
+    return total.result(method, len(shares))
 
 
 def at_gates(experiment: Experiment, gates: list[float], method: str) -> EdgeScores:

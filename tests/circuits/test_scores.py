@@ -40,11 +40,13 @@ def test_the_edges_out_of_a_node_add_up_to_the_node(experiment, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_scores_do_not_depend_on_the_batch(hooked, pairs, method):
+def test_scores_do_not_depend_on_the_batch(hooked, pairs, method, monkeypatch):
     model = hooked("llama")
     one = METHODS[method](Experiment(model, pairs, batch_size=3))
     other = METHODS[method](Experiment(model, pairs))
     assert torch.allclose(one.values, other.values, atol=1e-6)
+    monkeypatch.setattr("circuits.experiment.DIFFERENCES", 1)  # one prompt and one point at a time
+    assert torch.allclose(METHODS[method](Experiment(model, pairs)).values, other.values, atol=1e-6)
 
 
 def test_positions_add_up_to_the_edge(experiment):
