@@ -37,7 +37,8 @@ class AcdcResult:
     runs: int
     """Circuits run, bets that were lost included."""
     passes: int
-    """Batches of runs, one after the other. The published algorithm needs one for each edge of the graph."""
+    """Batches of runs, one after the other; one too large for memory is run in parts. The published algorithm needs one
+    for each edge of the graph."""
 
     def __str__(self) -> str:
         edges = self.circuit.graph.n_edges

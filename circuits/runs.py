@@ -35,7 +35,8 @@ def run_circuits(
     used = torch.ones_like(graph.edges) if circuits.requires_grad else _flat(circuits != 0)
     needed = _needed(layout, used)
     alike = _alike(layout, circuits, used, known)
-    pool = _Pool(circuits.to(clean.logits), sum(map(len, needed)))
+    shared = alike[torch.cat(needed)]
+    pool = _Pool(circuits.to(clean.logits), int(shared.sum()), int((~shared).sum()))
     pool.add(needed[0], layout.difference(-1, clean.states, ablated.states)[None])
     for number, (span, stage) in enumerate(zip(graph.spans, layout.stages, strict=True)):
         nodes = needed[number + 1]
@@ -62,8 +63,9 @@ def run_circuits(
 class _Pool:
     """The differences written so far, of all circuits together or of each, and their sums over edges."""
 
-    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], capacity: int) -> None:
-        self.gates, self.capacity = gates, capacity
+    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], shared: int, own: int) -> None:
+        """There will be so many sources that write the same in all circuits, and that do not."""
+        self.gates, self.shared, self.own = gates, shared, own
         self.blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.buffers: dict[int, Tensor] = {}
 
@@ -76,7 +78,8 @@ class _Pool:
             return
         # one block of memory, so that a sum over all sources is one matrix product
         if count not in self.buffers:
-            self.buffers[count] = differences.new_empty(count, self.capacity, *differences.shape[2:])
+            capacity = self.shared if count == 1 else self.own
+            self.buffers[count] = differences.new_empty(count, capacity, *differences.shape[2:])
         before = blocks[0][0] if blocks else nodes[:0]
         self.buffers[count][:, len(before) : len(before) + len(nodes), :, -differences.shape[3] :] = differences
         nodes = torch.cat([before, nodes])

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,10 @@ class Peer:
         dataset = PromptDataset(self.clean, self.corrupted, answers, wrong)
         self.loader = PromptDataLoader(dataset, self.clean.shape[1], 0, batch_size=len(self.clean), shuffle=False)
 
+    def works(self):
+        searches = {work: partial(self.acdc, work) for work in self.settings["thresholds"]}
+        return {"eap": self.eap, "ig": self.ig, "curve": self.curve, **searches}
+
     def eap(self):
         scores, cost = measured(lambda: self.gradient(mask_val=0.0))
         self.keep_scores("eap", scores)
@@ -61,11 +66,11 @@ class Peer:
         save_file({"logits": logits.contiguous()}, self.folder / "peer.curve.safetensors")
         return cost
 
-    def acdc(self):
-        base, exponent = self.settings["threshold"]
+    def acdc(self, work):
+        base, exponent = self.settings["thresholds"][work]
         options = {"tao_exps": [exponent], "tao_bases": [base]}
         scores, cost = measured(lambda: acdc_prune_scores(self.model, self.loader, None, **options))
-        self.keep_scores("acdc", scores)
+        self.keep_scores(work, scores)
         return {**cost, "passes": len(self.model.edges)}
 
     def keep_scores(self, work, scores) -> None:
@@ -132,7 +137,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     peer = Peer(folder)
     save_file({"order": order(peer.model)}, folder / "order.safetensors")
-    serve({work: getattr(peer, work) for work in ("eap", "ig", "curve", "acdc")})
+    serve(peer.works())
 
 
 if __name__ == "__main__":
