@@ -3,8 +3,10 @@
 Conmy et al. 2023, "Towards Automated Circuit Discovery for Mechanistic Interpretability" (arXiv:2304.14997).
 
 As published it runs the model once for each edge, one after the other. Here the next removals are tried *cumulatively*
-in one batch, on the bet that most will be accepted: up to the first that is refused, every run of the batch is just the
-run that the published algorithm would have made. So the circuit is the same, in far fewer runs one after the other.
+in one batch, with a guess for each of whether it will be accepted: up to the first wrong guess, every run of the batch
+is just the run that the published algorithm would have made. So the circuit is the same, in far fewer runs one after
+the other. The first guess is that an edge is dropped; the runs after a wrong guess, made for an edge too few or too
+many, are still good for guessing what they will come to.
 Layers before the edge are not run at all: nothing in them has been touched yet. Edges into a node whose output has
 become unused are dropped unseen, as their effect is zero.
 """
@@ -35,7 +37,8 @@ class AcdcResult:
     runs: int
     """Circuits run, bets that were lost included."""
     passes: int
-    """Batches of runs, one after the other. The published algorithm needs one for each edge of the graph."""
+    """Batches of runs, one after the other; one too large for memory is run in parts. The published algorithm needs one
+    for each edge of the graph."""
 
     def __str__(self) -> str:
         edges = self.circuit.graph.n_edges
@@ -59,7 +62,7 @@ def acdc(
     threshold: float,
     *,
     order: Int[Tensor, "edge 2"] | None = None,
-    at_once: int = 64,
+    at_once: int = 32,
 ) -> AcdcResult:
     """Drop an edge if the harm of the circuit without it is less than `threshold` above that of the circuit with it.
 
@@ -110,33 +113,41 @@ class _Search:
         self.experiment, self.sign, self.threshold, self.at_once = experiment, sign, threshold, at_once
         self.edges = experiment.graph.edges.clone()
         self.harm = sign * float(experiment.clean.double().mean())
-        self.width = 1
+        self.width = at_once
         self.tested = self.runs = self.passes = 0
 
     def stage(self, order: Int[Tensor, "edge 2"], known: int, progress: tqdm) -> None:
         """Decide on the edges into one stage; none into earlier ones have been dropped."""
+        guesses = [True] * len(order)
         start = 0
         while start < len(order):
-            bet = order[start : start + self.width]
-            decided = self._bet(bet, known)
+            some = slice(start, start + self.width)
+            decided = self._bet(order[some], guesses, start, known)
             start += decided
             progress.update(decided)
             progress.set_postfix(left=int(self.edges.sum()), passes=self.passes)
 
-    def _bet(self, bet: Int[Tensor, "k 2"], known: int) -> int:
-        """Try to drop edges in turn; returns on how many this decided."""
+    def _bet(self, bet: Int[Tensor, "k 2"], guesses: list[bool], start: int, known: int) -> int:
+        """Decide on edges in turn up to the first wrong guess, and guess the rest anew; returns how many it decided."""
+        guess = guesses[start : start + len(bet)]
         circuits = self.edges.repeat(len(bet), 1, 1)
         for number, (destination, source) in enumerate(bet.tolist()):
-            circuits[number:, destination, source] = False
+            circuits[number : None if guess[number] else number + 1, destination, source] = False
         harms = (self.sign * self.experiment.values(circuits, known=known).double().mean(1)).tolist()
         self.passes += 1
         self.runs += len(bet)
+        before, right, decided = self.harm, True, 0
         for number, harm in enumerate(harms):
-            self.tested += 1
-            if not harm - self.harm < self.threshold:
-                self.width = max(1, self.width // 2)
-                return number + 1
-            self.harm = harm
-            self.edges[tuple(bet[number])] = False
-        self.width = min(2 * self.width, self.at_once)
-        return len(bet)
+            drop = harm - before < self.threshold
+            if right:
+                decided += 1
+                self.edges[tuple(bet[number])] = not drop
+                self.harm = harm if drop else self.harm
+                right = drop == guess[number]
+            else:
+                guesses[start + number] = drop
+            if guess[number]:
+                before = harm
+        self.tested += decided
+        self.width = min(2 * self.width, self.at_once) if right else max(1, self.width // 2)
+        return decided

@@ -6,7 +6,7 @@ Everything that scores edges, finds circuits or proves them takes an experiment.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ DIFFERENCES = 2**28
 """Bytes that the differences of all nodes may take at a time; it sets how many prompts and circuits go together."""
 KEPT = 2**31
 """Bytes of runs that are kept; if they come to more, they are made again each time."""
+Some = TypeVar("Some", list[float], Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +156,12 @@ class Experiment:
                 yield self._batch(number, group[start : start + size])
                 number += 1
 
+    def together(self, batch: Batch, runs: Some) -> Iterator[Some]:
+        """Some runs of a batch at a time, as many as keep memory within bounds."""
+        fits = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(len(self.graph.sources))))
+        for start in range(0, len(runs), fits):
+            yield runs[start : start + fits]
+
     @torch.no_grad()
     def _batch(self, number: int, pairs: PromptPairs) -> Batch:
         if self._kept is not None and number in self._kept:
@@ -192,13 +199,12 @@ class Experiment:
         if circuits.ndim > 3 and circuits.shape[1] != self.length:
             raise SettingError(f"a circuit of {circuits.shape[1]} positions, for prompts of {self.length}")
         for batch in self.batches:
-            together = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(len(self.graph.sources))))
-            if self.device.type == "cpu" and known == 1:
-                together = 1  # else each computes the nodes of all; only a GPU, which is not full with one, gains
+            # together, each computes the nodes of all; only a GPU, which is not full with one, gains
+            apart = self.device.type == "cpu" and known == 1
             with torch.no_grad():
                 parts = [
                     run_circuits(batch.layout, batch.clean, batch.ablated, some, known=known)
-                    for some in circuits.split(together)
+                    for some in (circuits.split(1) if apart else self.together(batch, circuits))
                 ]
             yield batch, torch.cat(parts)
 

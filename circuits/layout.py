@@ -6,9 +6,9 @@ of queries and keys) is read off one run of the model itself. The parts then hav
 model that does anything that is not known here is refused instead of being misread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from workbench.model import HookedModel
 from workbench.norms import Norm, norm_of
 
 EMBEDDED = "blocks.0.hook_resid_pre"
+
+Adds = Callable[[int, Stream], Stream]
+"""From a stage's number and what it would add to the residual stream, what is added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,20 @@ class Layout:
     embed: Callable[[Int[Tensor, "n pos"]], Stream]
     name: str = "custom"
 
-    def run(self, embedded: Stream, *, taps: bool = False, swap: Mapping[int, Stream] | None = None) -> Trace:
+    @cached_property
+    def settled(self) -> int:
+        """From this stage on, every position is computed by itself."""
+        number = len(self.stages)
+        while number and isinstance(self.stages[number - 1], Whole):
+            number -= 1
+        return number
+
+    def run(self, embedded: Stream, *, taps: bool = False, adds: Adds | None = None) -> Trace:
         """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients.
 
-        `swap` holds what some stages add in place of what they compute.
+        `adds` changes what stages add; states are as computed.
         """
-        trace = self.resume(0, {1: embedded}, taps=taps, swap=swap)
+        trace = self.resume(0, {1: embedded}, taps=taps, adds=adds)
         return replace(trace, states=[embedded, *trace.states], added=[embedded, *trace.added])
 
     def resume(
@@ -65,7 +76,7 @@ class Layout:
         streams: dict[int, Stream],
         *,
         taps: bool = False,
-        swap: Mapping[int, Stream] | None = None,
+        adds: Adds | None = None,
     ) -> Trace:
         """The plain run from stage `number` on; its lists begin there.
 
@@ -80,7 +91,9 @@ class Layout:
                 trace.taps.append(tapped)
             if not span.sources:
                 return replace(trace, logits=state)
-            added = swap[at] if swap and at in swap else stage.added(state)
+            added = stage.added(state)
+            if adds:
+                added = adds(at, added)
             trace.states.append(state)
             if taps:
                 trace.added.append(added)

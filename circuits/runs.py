@@ -7,7 +7,8 @@ what the source writes in this run and what it writes when ablated:
 
 That equals the clean stream with every other edge patched (Hanna et al. 2024, `evaluate`), but costs only what the
 circuit has: nodes that no edge leaves are never computed. With all edges the run is the clean run, with none the
-ablated one. Of several circuits that are run together, what is the same in all is computed once.
+ablated one. Of several circuits that are run together, what is the same in all is computed once, and after the last
+layer that looks back only the last position is.
 
 A norm after a layer (Gemma 2) divides the sum of its nodes; each node is said to write its own share of the sum,
 divided by the norm of this very run, so that the shares add up exactly.
@@ -30,11 +31,12 @@ def run_circuits(
     Gates between 0 and 1 let that share of a difference through, and gradients with respect to them. The first `known`
     sources are taken from the clean run: in every circuit, all edges before them must be in place.
     """
-    graph, length = layout.graph, clean.states[0].shape[1]
+    graph = layout.graph
     used = torch.ones_like(graph.edges) if circuits.requires_grad else _flat(circuits != 0)
     needed = _needed(layout, used)
     alike = _alike(layout, circuits, used, known)
-    pool = _Pool(circuits.to(clean.logits), sum(map(len, needed)))
+    shared = alike[torch.cat(needed)]
+    pool = _Pool(circuits.to(clean.logits), int(shared.sum()), int((~shared).sum()))
     pool.add(needed[0], layout.difference(-1, clean.states, ablated.states)[None])
     for number, (span, stage) in enumerate(zip(graph.spans, layout.stages, strict=True)):
         nodes = needed[number + 1]
@@ -43,30 +45,32 @@ def run_circuits(
                 which = nodes - span.sources.start
                 pool.add(nodes, layout.difference(number, clean.states, ablated.states, which)[None])
             continue
+        positions = slice(-1 if number >= layout.settled else None, None)
+        away = ablated.streams[span.reads][:, positions]
         if not span.sources:
-            which, last = torch.zeros(1, dtype=torch.long), slice(length - 1, None)
-            read = ablated.streams[span.reads][:, last] + pool.mix(span.destinations.start + stage.inputs(which), last)
-            return stage.split(read, which)[:, 0]
+            which = torch.zeros(1, dtype=torch.long)
+            return stage.split(pool.reads(away, span.destinations.start + stage.inputs(which), positions), which)[:, 0]
         for together in (True, False):
             some = nodes[alike[nodes] == together]
             if len(some):
                 which = some - span.sources.start
-                mixed = pool.mix(span.destinations.start + stage.inputs(which), slice(None), together=together)
-                written = stage.split(ablated.streams[span.reads] + mixed, which)
-                pool.add(some, written - layout.expand(number, ablated.states, which))
+                destinations = span.destinations.start + stage.inputs(which)
+                written = stage.split(pool.reads(away, destinations, positions, together=together), which)
+                pool.add(some, written - layout.expand(number, ablated.states, which)[..., positions, :])
     raise AssertionError("a graph ends in the logits")
 
 
 class _Pool:
     """The differences written so far, of all circuits together or of each, and their sums over edges."""
 
-    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], capacity: int) -> None:
-        self.gates, self.capacity = gates, capacity
+    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], shared: int, own: int) -> None:
+        """There will be so many sources that write the same in all circuits, and that do not."""
+        self.gates, self.shared, self.own = gates, shared, own
         self.blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.buffers: dict[int, Tensor] = {}
 
     def add(self, nodes: Int[Tensor, " u"], differences: Float[Tensor, "c u n pos d_model"]) -> None:
-        """Differences that are the same in all circuits (c = 1), or those of each."""
+        """Differences that are the same in all circuits (c = 1), or those of each; at all positions, or the last."""
         count = len(differences)
         blocks = self.blocks.setdefault(count, [])
         if self.gates.requires_grad:
@@ -74,41 +78,52 @@ class _Pool:
             return
         # one block of memory, so that a sum over all sources is one matrix product
         if count not in self.buffers:
-            self.buffers[count] = differences.new_empty(count, self.capacity, *differences.shape[2:])
+            capacity = self.shared if count == 1 else self.own
+            self.buffers[count] = differences.new_empty(count, capacity, *differences.shape[2:])
         before = blocks[0][0] if blocks else nodes[:0]
-        self.buffers[count][:, len(before) : len(before) + len(nodes)] = differences
+        self.buffers[count][:, len(before) : len(before) + len(nodes), :, -differences.shape[3] :] = differences
         nodes = torch.cat([before, nodes])
         self.blocks[count] = [(nodes, self.buffers[count][:, : len(nodes)])]
 
-    def mix(
-        self, destinations: Int[Tensor, " v"], positions: slice, *, together: bool = False
-    ) -> Float[Tensor, "c v n pos d_model"]:
-        """The sum that reaches each destination in every circuit, or `together` in all of them."""
+    def reads(
+        self,
+        ablated: Float[Tensor, "#n pos_ d_model"],
+        destinations: Int[Tensor, " v"],
+        positions: slice,
+        *,
+        together: bool = False,
+    ) -> Float[Tensor, "c v n pos_ d_model"]:
+        """What each destination reads in every circuit, or `together` in all of them, at some positions.
+
+        `ablated` is what they read there in the ablated run.
+        """
         gates = self.gates[:1] if together else self.gates
         gates = gates[..., destinations, :]
         if gates.ndim > 3:
             gates = gates[:, positions]
-        parts = [
-            _mix(gates[..., nodes], block[..., positions, :])
-            for count, blocks in self.blocks.items()
-            if count == 1 or not together
-            for nodes, block in blocks
-        ]
-        return sum(parts[1:], parts[0])
+        total = ablated
+        for count, blocks in self.blocks.items():  # those of all circuits come first
+            if count == 1 or not together:
+                for nodes, block in blocks:
+                    total = _add(total, gates[..., nodes], block[..., positions, :])
+        return total
 
 
-def _mix(
-    gates: Float[Tensor, "circuit *pos v u"], differences: Float[Tensor, "c u n pos d_model"]
+def _add(
+    total: Float[Tensor, "*circuit_v #n pos d_model"],
+    gates: Float[Tensor, "circuit *pos v u"],
+    differences: Float[Tensor, "c u n pos d_model"],
 ) -> Float[Tensor, "circuit v n pos d_model"]:
+    """What is read, and what comes to it through gates. A new tensor: adding is fused with the matrix product."""
+    shape = differences.shape[2:]
     if gates.ndim > 3:
-        differences = differences.expand(len(gates), -1, -1, -1, -1)
-        return torch.einsum("csvu,cunsd->cvnsd", gates, differences)
-    flat = differences.flatten(2)
-    if len(differences) == 1:
-        mixed = (gates.flatten(0, 1) @ flat[0]).unflatten(0, gates.shape[:2])
-    else:
-        mixed = torch.bmm(gates, flat)
-    return mixed.unflatten(2, differences.shape[2:])
+        return total + torch.einsum("csvu,cunsd->cvnsd", gates, differences.expand(len(gates), -1, -1, -1, -1))
+    flat, total = differences.flatten(2), total.expand(*total.shape[:-3], *shape).flatten(-3)
+    if len(differences) > 1:
+        return torch.baddbmm(total, gates, flat).unflatten(2, shape)
+    if total.ndim > 1:
+        total = total.flatten(0, 1)
+    return torch.addmm(total, gates.flatten(0, 1), flat[0]).unflatten(0, gates.shape[:2]).unflatten(2, shape)
 
 
 def _flat(edges: Bool[Tensor, "circuit *pos destination source"]) -> Bool[Tensor, "destination source"]:

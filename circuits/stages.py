@@ -191,7 +191,7 @@ class Heads:
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A stage of one node that is computed as it is: an MLP, dense or a mixture of experts, or the logits."""
+    """A stage of one node that is computed as it is, each position by itself: an MLP of any kind, or the logits."""
 
     compute: Callable[[Tensor], Tensor]
     """Of the residual stream [... pos d_model]; norms before and after included."""

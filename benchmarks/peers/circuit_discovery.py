@@ -2,12 +2,13 @@
 
 import json
 import sys
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from support.sides import measured, serve
 
 warnings.filterwarnings("ignore")
 
@@ -16,47 +17,72 @@ from auto_circuit.prune import run_circuits  # noqa: E402
 from auto_circuit.prune_algos.ACDC import acdc_prune_scores  # noqa: E402
 from auto_circuit.prune_algos.mask_gradient import mask_gradient_prune_scores  # noqa: E402
 from auto_circuit.types import PatchType  # noqa: E402
+from auto_circuit.utils.ablation_activations import src_ablations  # noqa: E402
 from auto_circuit.utils.graph_utils import patchable_model  # noqa: E402
 from transformer_lens import HookedTransformer, HookedTransformerConfig  # noqa: E402
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 
-def main() -> None:
-    folder, what = Path(sys.argv[1]), sys.argv[2]
-    torch.set_num_threads(1)
-    model, prompts = load(folder)
-    n = len(prompts["clean"])
-    answers, wrong = (list(prompts[name][:, None]) for name in ("answers", "distractors"))
-    dataset = PromptDataset(prompts["clean"], prompts["corrupted"], answers, wrong)
-    loader = PromptDataLoader(dataset, prompts["clean"].shape[1], 0, batch_size=n, shuffle=False)
-    options = {"grad_function": "logit", "answer_function": "avg_diff"}
-    start = time.process_time()
-    if what == "eap":
-        scores = mask_gradient_prune_scores(model, loader, None, mask_val=0.0, **options)
-    elif what == "acdc":
-        scores = acdc_prune_scores(model, loader, None, tao_exps=[int(sys.argv[3])], tao_bases=[int(sys.argv[4])])
-    else:
-        saved = load_file(folder / "scores.safetensors")["values"]
-        scores = {name: -saved[rows, :width].reshape(shape) for name, rows, width, shape in layout(model)}
-        start = time.process_time()
-        counts = json.loads(sys.argv[3])
-        outputs = run_circuits(model, loader, counts, scores, PatchType.TREE_PATCH)
-    seconds = time.process_time() - start
-    if what == "curve":
+class Peer:
+    """A model made patchable, and prompts; each method is a work that leaves its outcome in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = json.loads((folder / "settings.json").read_text())
+        self.model = load(folder / "model")
+        prompts = load_file(folder / "prompts.safetensors")
+        answers, wrong = (list(prompts[name][:, None]) for name in ("answers", "distractors"))
+        self.clean, self.corrupted = prompts["clean"], prompts["corrupted"]
+        dataset = PromptDataset(self.clean, self.corrupted, answers, wrong)
+        self.loader = PromptDataLoader(dataset, self.clean.shape[1], 0, batch_size=len(self.clean), shuffle=False)
+
+    def works(self):
+        searches = {work: partial(self.acdc, work) for work in self.settings["thresholds"]}
+        return {"eap": self.eap, "ig": self.ig, "curve": self.curve, **searches}
+
+    def eap(self):
+        scores, cost = measured(lambda: self.gradient(mask_val=0.0))
+        self.keep_scores("eap", scores)
+        return {**cost, "buffer": 2 * src_ablations(self.model, self.corrupted).nbytes}
+
+    def ig(self):
+        samples = self.settings["points"] - 1  # it adds one
+        scores, cost = measured(lambda: self.gradient(integrated_grad_samples=samples))
+        self.keep_scores("ig", scores)
+        return cost
+
+    def gradient(self, **which):
+        options = {"grad_function": "logit", "answer_function": "avg_diff"}
+        self.model.zero_grad()
+        return mask_gradient_prune_scores(self.model, self.loader, None, **options, **which)
+
+    def curve(self):
+        saved = load_file(self.folder / "scores.safetensors")["values"]
+        scores = {name: -saved[rows, :width].reshape(shape) for name, rows, width, shape in layout(self.model)}
+        counts = self.settings["counts"]
+        outputs, cost = measured(lambda: run_circuits(self.model, self.loader, counts, scores, PatchType.TREE_PATCH))
         logits = torch.stack([next(iter(batch.values())) for batch in outputs.values()])
-        save_file({"logits": logits.contiguous()}, folder / "peer.safetensors")
-    else:
-        rows = max(rows[-1] for _, rows, _, _ in layout(model)) + 1
-        values = torch.zeros(rows, max(width for _, _, width, _ in layout(model)))
-        for name, rows, width, _ in layout(model):
+        save_file({"logits": logits.contiguous()}, self.folder / "peer.curve.safetensors")
+        return cost
+
+    def acdc(self, work):
+        base, exponent = self.settings["thresholds"][work]
+        options = {"tao_exps": [exponent], "tao_bases": [base]}
+        scores, cost = measured(lambda: acdc_prune_scores(self.model, self.loader, None, **options))
+        self.keep_scores(work, scores)
+        return {**cost, "passes": len(self.model.edges)}
+
+    def keep_scores(self, work, scores) -> None:
+        parts = layout(self.model)
+        values = torch.zeros(parts[-1][1][-1] + 1, parts[-1][2])  # the logits are the last, and read everything
+        for name, rows, width, _ in parts:
             values[rows, :width] = scores[name].reshape(len(rows), width)
-        save_file({"values": values, "order": order(model)}, folder / "peer.safetensors")
-    print(json.dumps({"seconds": seconds}))
+        save_file({"values": values}, self.folder / f"peer.{work}.safetensors")
 
 
 def load(folder: Path):
-    source = AutoModelForCausalLM.from_pretrained(folder / "model")
+    source = AutoModelForCausalLM.from_pretrained(folder)
     c = source.config
     cfg = HookedTransformerConfig(
         n_layers=c.n_layer,
@@ -77,8 +103,7 @@ def load(folder: Path):
     model.load_state_dict(convert_gpt2_weights(source, cfg), strict=False)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    patchable = patchable_model(model.eval(), factorized=True, slice_output="last_seq", separate_qkv=True)
-    return patchable, load_file(folder / "prompts.safetensors")
+    return patchable_model(model.eval(), factorized=True, slice_output="last_seq", separate_qkv=True)
 
 
 def layout(model):
@@ -96,7 +121,7 @@ def layout(model):
         elif name.endswith("hook_resid_post"):
             rows = [first + a_layer]
         found.append((name, rows, shape[-1], shape))
-    return found
+    return sorted(found, key=lambda part: part[1])
 
 
 def order(model) -> torch.Tensor:
@@ -105,6 +130,14 @@ def order(model) -> torch.Tensor:
     edges = sorted(model.edges, key=lambda edge: edge.dest.layer, reverse=True)
     pairs = [(rows[edge.dest.module_name][edge.dest.head_idx or 0], edge.src.src_idx) for edge in edges]
     return torch.tensor(pairs)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    peer = Peer(folder)
+    save_file({"order": order(peer.model)}, folder / "order.safetensors")
+    serve(peer.works())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from circuits.scores.result import EdgeScores
 def eap(experiment: Experiment, *, by_position: bool = False) -> EdgeScores:
     """Gradients of the clean run (Syed et al. 2023, arXiv:2310.10348, eq. 3).
 
-    Two forward passes and one backward pass. `by_position` tells edges of each position apart.
+    One forward and one backward pass, beside the experiment's two runs. `by_position` tells edges of each position
+    apart.
     """
     return at_points(experiment, [1.0], "eap", by_position)
 

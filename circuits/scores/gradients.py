@@ -8,7 +8,7 @@ expanded from its mixed values. Both are done for a few positions at a time, wit
 what is held between the passes is 1 + 2·layers streams of width d_model and not one a node.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from circuits.layout import Trace
 from circuits.scores.result import EdgeScores
 from circuits.stages import Stream, Taps
 
-EXPANDED = 2**26
+EXPANDED = 2**24
 """Bytes that the expanded differences of all sources take at a time."""
 
 
@@ -36,6 +36,8 @@ class Gradients:
     """Gradients at the taps of each stage."""
     added: list[Stream]
     """Gradients at what each stage before the next adds to the residual stream."""
+    states: list[Tensor] | None = None
+    """What the nodes wrote, where that is not what they write in the clean run; of one point."""
 
 
 def gradients_of(batch: Batch, trace: Trace, points: int, first: int = 0) -> Gradients:
@@ -57,6 +59,23 @@ def gradients(batch: Batch, embedded: Float[Tensor, "point n pos d_model"]) -> G
     return gradients_of(batch, trace, len(embedded))
 
 
+@torch.enable_grad()
+def gate_gradients(batch: Batch, gate: float) -> Gradients:
+    """Run with a gate on every edge that lets this share of a difference through, and back.
+
+    As all gates are alike, the destinations of a stage read one stream, and it is enough to change what stages add.
+    """
+    layout, ablated, embedded = batch.layout, batch.ablated.states, batch.clean.states[0]
+
+    def through(number: int, added: Stream) -> Stream:
+        away = layout.added(number, ablated)
+        return away + gate * (added - away)
+
+    trace = layout.run(through(-1, embedded).requires_grad_(), taps=True, adds=through)
+    states = [embedded, *(state.detach() for state in trace.states[1:])]
+    return replace(gradients_of(batch, trace, 1), states=states)
+
+
 @dataclass(eq=False)
 class Accumulator:
     """Adds up the scores of edges and nodes over batches."""
@@ -74,7 +93,7 @@ class Accumulator:
         self.nodes = torch.zeros(*leading, len(graph.sources), device=device)
 
     def add(self, batch: Batch, found: Gradients, sources_of: range) -> None:
-        """Differences of the nodes of some stages (the input being stage -1), times the mean gradient."""
+        """Differences of the nodes of some stages (the input being stage -1), times gradients summed over points."""
         layout = batch.layout
         n, length, width = batch.clean.states[0].shape
         a_position = n * width * len(layout.graph.sources) * batch.clean.states[0].element_size()
@@ -84,15 +103,16 @@ class Accumulator:
 
     def _add_part(self, batch: Batch, found: Gradients, sources_of: range, positions: slice) -> None:
         layout, graph = batch.layout, self.experiment.graph
-        clean, ablated = ([state[:, positions] for state in run.states] for run in (batch.clean, batch.ablated))
-        differences = torch.cat([layout.difference(number, ablated, clean) for number in sources_of])
+        runs = (found.states or batch.clean.states, batch.ablated.states)
+        written, ablated = ([state[:, positions] for state in states] for states in runs)
+        differences = torch.cat([layout.difference(number, ablated, written) for number in sources_of])
         spans = [graph.spans[number].sources if number >= 0 else range(1) for number in sources_of]
         first = spans[0].start
         for number, (read, taps) in enumerate(zip(found.reads, found.taps, strict=True), start=found.first):
             span = graph.spans[number]
             if self.with_edges and span.reads > first:
                 pulled = layout.stages[number].pull(read, taps, positions)
-                pulled = pulled.unflatten(1, (found.points, -1)).mean(1)
+                pulled = pulled.unflatten(1, (found.points, -1)).sum(1)
                 known = differences[: span.reads - first]
                 rows = slice(span.destinations.start, span.destinations.stop)
                 columns = slice(first, first + len(known))
@@ -101,7 +121,7 @@ class Accumulator:
                 else:
                     self.edges[rows, columns] += (pulled.flatten(1) @ known.flatten(1).T).float()
         for number, span in zip(sources_of, spans, strict=True):
-            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).mean(0)
+            gradient = found.added[number + 1 - found.first][:, positions].unflatten(0, (found.points, -1)).sum(0)
             products = (differences[span.start - first : span.stop - first] * gradient).sum(-1).float()
             columns = slice(span.start, span.stop)
             if self.by_position:
@@ -109,13 +129,13 @@ class Accumulator:
             else:
                 self.nodes[columns] += products.flatten(1).sum(1)
 
-    def mean(self, total: Tensor) -> Tensor:
-        """Over examples."""
-        return total.cpu() / len(self.experiment)
+    def mean(self, total: Tensor, points: int) -> Tensor:
+        """Over examples and points."""
+        return total.cpu() / (len(self.experiment) * points)
 
-    def result(self, method: str, divide: int = 1) -> EdgeScores:
-        """The mean over examples, divided once more by `divide`."""
-        edges, nodes = (self.mean(total) / divide for total in (self.edges, self.nodes))
+    def result(self, method: str, points: int) -> EdgeScores:
+        """The mean over examples and points, of which so many were added for each."""
+        edges, nodes = (self.mean(total, points) for total in (self.edges, self.nodes))
         return EdgeScores(self.experiment.graph, edges, method, self.experiment.facts, nodes)
 
 
@@ -129,6 +149,18 @@ def at_points(experiment: Experiment, shares: list[float], method: str, by_posit
     """Differences times the mean gradient over runs from embeddings at shares of the way to the clean one."""
     total = Accumulator(experiment, by_position)
     for batch in experiment.batches:
-        found = gradients(batch, between(batch, shares))
-        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
-    return total.result(method)
+        for some in experiment.together(batch, shares):
+            total.add(batch, gradients(batch, between(batch, some)), range(-1, len(experiment.graph.spans) - 1))
+    return total.result(method, len(shares))
+
+
+def at_gates(experiment: Experiment, gates: list[float], method: str) -> EdgeScores:
+    """Differences times gradients, the mean over runs in which every edge lets such a share of its difference through.
+
+    That is minus the gradient of the metric with respect to the gate of each edge.
+    """
+    total = Accumulator(experiment)
+    for batch in experiment.batches:
+        for gate in gates:
+            total.add(batch, gate_gradients(batch, gate), range(-1, len(experiment.graph.spans) - 1))
+    return total.result(method, len(gates))

@@ -36,7 +36,7 @@ def eap_ig_inputs(
     """EAP-IG: the mean of the gradients on the way from the ablated to the clean *embedding*.
 
     As steps grow, the scores of the input's edges add up to the metric of the ablated run less that of the clean one.
-    All steps go through the model as one batch.
+    As many steps go through the model as one batch as memory allows.
     """
     return at_points(experiment, shares(steps, rule), "eap-ig-inputs", by_position)
 
@@ -58,9 +58,10 @@ def eap_ig_activations(
     points = shares(steps, "paper" if published else rule)
     for batch in experiment.batches:
         for number in stages:
-            found = (_everywhere if published else _after)(batch, number, points)
-            total.add(batch, found, stages if published else range(number, number + 1))
-    return total.result("eap-ig-activations", len(stages) if published else 1)
+            for some in experiment.together(batch, points):
+                found = (_everywhere if published else _after)(batch, number, some)
+                total.add(batch, found, stages if published else range(number, number + 1))
+    return total.result("eap-ig-activations", len(points) * (len(stages) if published else 1))
 
 
 @torch.enable_grad()
@@ -85,7 +86,7 @@ def _everywhere(batch: Batch, number: int, points: list[float]) -> Gradients:
         trace = layout.run(moved, taps=True)
     else:
         clean = batch.clean.states[0].repeat(len(points), 1, 1).requires_grad_()
-        trace = layout.run(clean, taps=True, swap={number: moved})
+        trace = layout.run(clean, taps=True, adds=lambda at, added: moved if at == number else added)
     return gradients_of(batch, trace, len(points))
 
 

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from circuits.experiment import Batch, Experiment
 from circuits.runs import run_circuits
+from circuits.scores.gradients import at_gates
+from circuits.scores.ig import shares
 from circuits.scores.result import EdgeScores
 from workbench.errors import SettingError
 from workbench.metrics import KL
@@ -26,19 +28,11 @@ TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 def mask_gradient(experiment: Experiment, *, steps: int | None = None) -> EdgeScores:
     """Minus the gradient of the metric with respect to each gate: the effect, to first order, of shutting it.
 
-    With all gates open that is `eap`, reached by another way. With `steps`, the mean over the middles of so many parts
-    of the way on which all gates open together; the effects of all edges then add up to that of ablating everything.
+    With all gates open that is `eap`. With `steps`, the mean over the middles of so many parts of the way on which all
+    gates open together; the effects of all edges then add up to that of ablating everything. Unlike on the way of
+    EAP-IG, what a source writes changes along it, and with it the difference that the gradient is multiplied by.
     """
-    graph = experiment.graph
-    points = [1.0] if steps is None else [(step + 0.5) / steps for step in range(steps)]
-    total = torch.zeros(graph.edges.shape, device=experiment.device)
-    for batch in experiment.batches:
-        for point in points:
-            gates = (point * graph.edges.float()).to(total.device).requires_grad_()
-            values = batch.values(_logits(batch, gates)).sum()
-            total -= torch.autograd.grad(values, gates)[0]
-    total = total.cpu() * graph.edges / (len(points) * len(experiment))
-    return EdgeScores(graph, total, "mask-gradient", experiment.facts)
+    return at_gates(experiment, [1.0] if steps is None else shares(steps, "midpoint"), "mask-gradient")
 
 
 @torch.enable_grad()

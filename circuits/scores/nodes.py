@@ -59,7 +59,7 @@ def node_attribution(
     """
     total = Accumulator(experiment, by_position, with_edges=False)
     for batch in experiment.batches:
-        found = gradients(batch, between(batch, shares(steps, rule)))
-        total.add(batch, found, range(-1, len(experiment.graph.spans) - 1))
+        for some in experiment.together(batch, shares(steps, rule)):
+            total.add(batch, gradients(batch, between(batch, some)), range(-1, len(experiment.graph.spans) - 1))
     method = "node-attribution" if steps == 1 else "node-attribution-ig"
-    return NodeScores(experiment.graph, total.mean(total.nodes), method, experiment.facts)
+    return NodeScores(experiment.graph, total.mean(total.nodes, steps), method, experiment.facts)
