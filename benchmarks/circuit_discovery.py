@@ -52,7 +52,8 @@ from workbench.prompts import PromptPairs
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE.parent / "build" / "peers" / "auto_circuit"
-PACKAGES = ("auto-circuit==1.0.1", "transformer-lens<3", "attrs", "blobfile", "lxml")
+TORCH = f"torch=={torch.__version__.partition('+')[0]}"  # the same on both sides
+PACKAGES = (TORCH, "auto-circuit==1.0.1", "transformer-lens<3", "attrs", "blobfile", "lxml")
 SUBJECTS: dict[str, dict[str, Any]] = {
     "GPT-2 small": {"config": GPT2Config(), "prompts": 10, "length": 15},
     "4 layers of 6 heads": {
