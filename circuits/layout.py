@@ -18,10 +18,10 @@ from transformer_lens.model_bridge.generalized_components.bloom_mlp import Bloom
 from transformer_lens.model_bridge.sources.native.model import NativeAttention
 
 from circuits.graph import Graph, graph_of
-from circuits.norms import Norm, norm_of
 from circuits.stages import Heads, Stage, Stream, Whole
 from workbench.errors import ModelError
 from workbench.model import HookedModel
+from workbench.norms import Norm, norm_of
 
 EMBEDDED = "blocks.0.hook_resid_pre"
 
@@ -172,13 +172,13 @@ def _heads(block: nn.Module, call: dict[str, Any], norm: Norm | None, length: in
     bias_out = _weight(attention, "b_O")
     if bias_out is not None and not bias_out.any():
         bias_out = None
-    if after is not None and (after.centred or after.bias is not None or bias_out is not None):
+    if after is not None and (after.centred or after.bias.any() or bias_out is not None):
         raise ModelError("a norm after attention must be an RMSNorm, and attention without bias, to be told apart")
     W_O = _weight(attention, "W_O")
     return Heads(
         norm,
         *(_weight(attention, name) for name in ("W_Q", "W_K", "W_V")),
-        W_O if after is None else W_O * after.weight,
+        W_O if after is None else W_O * after.gain,
         *(_weight(attention, name) for name in ("b_Q", "b_K", "b_V")),
         bias_out,
         _preparation(attention, call, config),

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from circuits.norms import Norm
+from workbench.norms import Norm
 
 Stream = Float[Tensor, "n pos d_model"]
 Taps = tuple[Tensor, ...]
@@ -125,7 +125,7 @@ class Heads:
 
     @property
     def _unscaled(self) -> Float[Tensor, "head_d_head d_model"]:
-        return self.W_O.flatten(0, 1) / self.after.weight
+        return self.W_O.flatten(0, 1) / self.after.gain
 
     def added(self, state: Float[Tensor, "n pos head d_head"]) -> Stream:
         total = state.flatten(2) @ self.W_O.flatten(0, 1)

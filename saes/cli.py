@@ -24,6 +24,7 @@ compare = Command(
     summary="Put trained sparse autoencoders side by side",
     options="saes.config:CompareConfig",
     run="saes.console:compare",
+    figure="saes.console:draw",
 )
 
 evaluate = Command(

@@ -227,12 +227,6 @@ class CompareConfig:
 
     runs: Positional[tuple[Path, ...]]
     """Directories of runs, or of sweeps."""
-    figure: Path | None = None
-    """Where to write the plot of L0 against loss recovered, as .html or .json."""
-
-    def __post_init__(self) -> None:
-        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
-            raise SettingError(f"figure must end in .html or .json, and {self.figure} does not")
 
 
 @dataclass(frozen=True)

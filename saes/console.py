@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,9 +23,11 @@ from saes.sweep import read_sweep
 from saes.training import Metrics, TrainResult
 from workbench.corpus import open_held_out
 from workbench.errors import TrainingError
-from workbench.files import write_text
 from workbench.model import load_model
 from workbench.texts import read_labels
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 def train(config: TrainConfig) -> TrainResult | None:
@@ -72,7 +74,16 @@ def sweep(config: SweepConfig) -> Comparison | None:
             f"interrupted after {tokens:,} of {configs[0].tokens:,} tokens, which are kept; "
             f"to go on: workbench sae sweep {shlex.quote(str(config.file))} --out {shlex.quote(str(home))} --resume"
         )
-    return compare(CompareConfig((home,), home / "pareto.html"))
+    from workbench.figures.save import save_figures
+
+    comparison = compare(CompareConfig((home,)))
+    save_figures(
+        home / "pareto.html",
+        [draw(comparison)],
+        "workbench sae sweep",
+        f"{len(configs)} sparse autoencoders, trained together",
+    )
+    return comparison
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
@@ -93,20 +104,17 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def compare(config: CompareConfig) -> Comparison:
-    comparison = compare_runs(config.runs)
-    if config.figure is not None:
-        _write_figure(comparison, config.figure)
-    return comparison
+    return compare_runs(config.runs)
 
 
-def _write_figure(comparison: Comparison, path: Path) -> None:
+def draw(comparison: Comparison) -> "go.Figure":
+    """L0 against loss recovered."""
     from workbench.figures.pareto import pareto
 
     measured = [row for row in comparison.rows if row.loss_recovered is not None]
     groups = [f"{row.architecture} {row.d_sae:,}" for row in measured]
     points = [(row.l0, row.loss_recovered) for row in measured]
-    figure = pareto([row.name for row in measured], groups, points)
-    write_text(path, figure.to_html() if path.suffix == ".html" else figure.to_json())
+    return pareto([row.name for row in measured], groups, points)
 
 
 def evaluate(config: EvalConfig) -> Judgement:

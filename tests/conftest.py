@@ -6,9 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from xdist.scheduler import LoadFileScheduling
 
 from tests.checkpoints import ARCHITECTURES, save_checkpoint
 from workbench.model import HookedModel, load_model
+
+
+class Scheduling(LoadFileScheduling):
+    """Tests of one file share a process and its fixtures; notebooks, which share nothing and take long, do not."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith("tests/test_notebooks.py") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

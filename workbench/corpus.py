@@ -6,7 +6,7 @@ reading would have given.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from workbench import readers
-from workbench.errors import CorpusError, SettingError
+from workbench.errors import CorpusError, SettingError, suggestion
 from workbench.packing import Contexts, pack
 from workbench.sources import Encoder, Source, TextColumn, TextStream, Tinytown
 
@@ -207,6 +207,15 @@ def open_corpus(
         pad=next((i for i in (tokenizer.pad_token_id, bos_id) if i is not None), 0),
         digest=lambda: f"{content()} {split} {encode.fingerprint}",
     )
+
+
+def concept_index(source: str, concepts: Sequence[str], concept: str) -> int:
+    """The number of a concept among those that a source labels. Raises `SettingError` if it is not one of them."""
+    if concept in concepts:
+        return concepts.index(concept)
+    few = ", ".join(concepts[:4]) + (f" and {len(concepts) - 4} more" if len(concepts) > 4 else "")
+    hint = suggestion(concept, concepts) or f"; its labels are {few or 'none'}"
+    raise SettingError(f"{source} has no labels of {concept!r}{hint}")
 
 
 def open_held_out(source: str | Path, tokenizer: Any = None, *, context: int = 128) -> PackedCorpus:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from workbench import sites as site_names
 from workbench.activations import harvest, special_ids
-from workbench.corpus import Corpus
-from workbench.errors import CorpusError, DamagedFile, ModelError, PromptError, SettingError, suggestion
+from workbench.corpus import Corpus, concept_index
+from workbench.errors import CorpusError, DamagedFile, ModelError, PromptError, SettingError
 from workbench.files import read_metadata, read_records, read_tensors, write_tensors
 from workbench.model import HookedModel
 from workbench.texts import pooled_activations
@@ -168,9 +168,7 @@ def concept_direction(
 
     Raises `SettingError` for a concept that the corpus does not label, `CorpusError` if no token read has it.
     """
-    if concept not in corpus.concepts:
-        raise SettingError(f"{corpus.name} has no labels of {concept!r}{suggestion(concept, corpus.concepts)}")
-    number, skip, parts = corpus.concepts.index(concept), special_ids(model.tokenizer), ([], [])
+    number, skip, parts = concept_index(corpus.name, corpus.concepts, concept), special_ids(model.tokenizer), ([], [])
     for batch in harvest(model, corpus, [_one_site(model, site)], n_tokens=n_tokens):
         has = batch.labels[batch.mask(skip)][:, number]
         rows = batch.rows(site, skip).float().cpu()

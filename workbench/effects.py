@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from workbench.corpus import Corpus
+from workbench.corpus import Corpus, concept_index
 from workbench.edits import Edit
-from workbench.errors import CorpusError, SettingError, suggestion
+from workbench.errors import CorpusError
 from workbench.generation import Generation
 from workbench.metrics import LOGIT_DIFFERENCE, Metric
 from workbench.model import HookedModel, Prompts
@@ -82,9 +82,7 @@ def concept_tokens(corpus: Corpus, concept: str, *, n_tokens: int = 50_000) -> f
 
     Raises `SettingError` for a concept that the corpus does not label, `CorpusError` if no token is mostly that.
     """
-    if concept not in corpus.concepts:
-        raise SettingError(f"{corpus.name} has no labels of {concept!r}{suggestion(concept, corpus.concepts)}")
-    bit, read, balance = corpus.concepts.index(concept), 0, torch.zeros(0, dtype=torch.int64)
+    bit, read, balance = concept_index(corpus.name, corpus.concepts, concept), 0, torch.zeros(0, dtype=torch.int64)
     for batch in corpus.batches(32):
         keep = batch.mask()
         tokens, has = batch.tokens[keep], batch.label_bits[keep] >> bit & 1

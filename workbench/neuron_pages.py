@@ -76,11 +76,15 @@ class NeuronTable:
         return "\n".join(lines)
 
 
+def check_neuron(layer: int, neuron: int, n: int) -> None:
+    """Raises `SettingError` for a neuron that a layer of `n` lacks."""
+    if not 0 <= neuron < n:
+        raise SettingError(f"layer {layer} has no neuron {neuron}; its neurons are 0 to {n - 1}")
+
+
 def neuron_page(memories: Memories, neuron: int) -> NeuronPage:
     """All that is known of one neuron. Raises `SettingError` for one that the layer lacks."""
-    n = len(memories.sign)
-    if not 0 <= neuron < n:
-        raise SettingError(f"layer {memories.layer} has no neuron {neuron}; its neurons are 0 to {n - 1}")
+    check_neuron(memories.layer, neuron, len(memories.sign))
     activity, up = memories.activity, bool(memories.sign[neuron] > 0)
     ours, others = (activity.highest, activity.lowest) if up else (activity.lowest, activity.highest)
     return NeuronPage(

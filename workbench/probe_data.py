@@ -9,8 +9,8 @@ from torch import Tensor
 
 from workbench import sites as site_names
 from workbench.activations import harvest, special_ids
-from workbench.corpus import Corpus
-from workbench.errors import SettingError, suggestion
+from workbench.corpus import Corpus, concept_index
+from workbench.errors import SettingError
 from workbench.model import HookedModel
 from workbench.texts import pooled_activations
 
@@ -32,10 +32,7 @@ class ProbeData:
 
     def only(self, concepts: Sequence[str]) -> "ProbeData":
         """The same rows with these labels only. Raises `SettingError` for a label that there is not."""
-        for concept in concepts:
-            if concept not in self.concepts:
-                raise SettingError(f"{self.source} has no labels of {concept!r}{suggestion(concept, self.concepts)}")
-        columns = [self.concepts.index(concept) for concept in concepts]
+        columns = [concept_index(self.source, self.concepts, concept) for concept in concepts]
         return replace(self, labels=self.labels[:, columns], concepts=tuple(concepts))
 
 

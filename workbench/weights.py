@@ -11,29 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench import norms
 from workbench.errors import ModelError
 from workbench.model import HookedModel
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """A LayerNorm or RMSNorm: (x, centred or not) / sqrt(mean of its squares + eps) * gain + bias."""
-
-    gain: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
-    centred: bool
-    eps: float
-
-    def __call__(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        x = self.centre(x)
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.gain + self.bias
-
-    def centre(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        return x - x.mean(-1, keepdim=True) if self.centred else x
-
-    def fold(self, W: Float[Tensor, "... d_model d_out"]) -> Float[Tensor, "... d_model d_out"]:
-        """A matrix that reads the norm's output, as one that reads its input."""
-        return self.centre((self.gain[:, None] * W).mT).mT
+from workbench.norms import Norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +113,8 @@ def block(model: HookedModel, layer: int) -> nn.Module:
 
 
 def _norm(model: HookedModel, module: nn.Module | None) -> Norm:
-    nothing = torch.zeros(model.info.d_model, device=model.device, dtype=model.dtype)
-    if module is None or model.info.normalization == "none":
-        return Norm(nothing + 1, nothing, centred=False, eps=0.0)
-    cfg = model.bridge.cfg
-    gain, bias = (getattr(module, name, None) for name in ("weight", "bias"))
-    gain = nothing + 1 if gain is None else gain + 1 if getattr(cfg, "rmsnorm_uses_offset", False) else gain
-    return Norm(gain, nothing if bias is None else bias, model.info.normalization.startswith("LN"), cfg.eps)
+    norm = None if module is None else norms.norm_of(module, model.info.d_model)
+    return norm or norms.nothing(torch.zeros(model.info.d_model, device=model.device, dtype=model.dtype))
 
 
 def _check_reading(model: HookedModel, layer: int) -> None:

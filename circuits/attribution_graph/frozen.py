@@ -13,30 +13,12 @@ from torch import Tensor, nn
 
 from workbench.errors import ModelError
 from workbench.model import HookedModel, Run
+from workbench.norms import FrozenNorm, norm_of, nothing
 
 Gradient = Float[Tensor, "target pos d"]
 
 TOLERANCE = 1e-2
 """How far, as a share of its norm, an activation put together here may be from the model's: rounding, in any dtype."""
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """LayerNorm (`centred`) or RMSNorm, with the number that it divides each position by."""
-
-    scale: Float[Tensor, "pos 1"]
-    weight: Float[Tensor, " d"]
-    bias: Float[Tensor, " d"]
-    centred: bool
-
-    def __call__(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
-        return self._centre(x) / self.scale * self.weight + self.bias
-
-    def pull(self, gradient: Gradient) -> Gradient:
-        return self._centre(gradient * self.weight / self.scale[: gradient.shape[1]])
-
-    def _centre(self, x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +33,8 @@ class Attention:
     b_V: Float[Tensor, "kv_head d_head"]
     W_O: Float[Tensor, "head d_head d"]
     b_O: Float[Tensor, " d"]
-    before: Norm
-    after: Norm | None
+    before: FrozenNorm
+    after: FrozenNorm | None
     """The norm of attention's output that Gemma 2 has."""
 
     def __call__(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
@@ -63,10 +45,10 @@ class Attention:
 
     def pull(self, gradient: Gradient) -> Gradient:
         n_targets, n = gradient.shape[:2]
-        gradient = self.after.pull(gradient) if self.after else gradient
+        gradient = self.after.first(n).pull(gradient) if self.after else gradient
         mixed = torch.einsum("tqd,hfd->hqtf", gradient, self.W_O).flatten(2)
         values = (self.pattern[:, :n, :n].mT @ mixed).unflatten(0, (-1, self._group)).sum(1)  # [kv_head, pos, …]
-        return self.before.pull(torch.einsum("kptf,kdf->tpd", values.unflatten(2, (n_targets, -1)), self.W_V))
+        return self.before.first(n).pull(torch.einsum("kptf,kdf->tpd", values.unflatten(2, (n_targets, -1)), self.W_V))
 
     @property
     def _group(self) -> int:
@@ -86,7 +68,7 @@ class Block:
     attention: Attention
     parallel: bool
     """Whether the MLP reads the block's input, beside attention, instead of what comes after attention."""
-    read: Norm
+    read: FrozenNorm
     """From the residual stream to `ln2.hook_normalized`, where the norm's weights have not been applied yet."""
     mlp_out: Float[Tensor, "pos d"]
 
@@ -98,7 +80,7 @@ class Frozen:
     embedding: Float[Tensor, "pos d"]
     """The residual stream before the first block."""
     blocks: tuple[Block, ...]
-    final: Norm
+    final: FrozenNorm
     W_U: Float[Tensor, "d d_vocab"]
     b_U: Float[Tensor, " d_vocab"]
 
@@ -149,7 +131,7 @@ def _block(model: HookedModel, layer: int, seen: dict[str, Tensor]) -> Block:
         None if after is None else _norm(part.ln1_post, after, width),
     )
     scale = seen[f"{at}ln2.hook_scale"]
-    read = Norm(scale, scale.new_ones(width), scale.new_zeros(width), not part.ln2.uses_rms_norm)
+    read = FrozenNorm(scale.new_ones(width), scale.new_zeros(width), not part.ln2.uses_rms_norm, scale)
     return Block(attention, f"{at}hook_resid_mid" not in model.sites, read, seen[f"{at}hook_mlp_out"])
 
 
@@ -157,14 +139,8 @@ def _or_zeros(bias: Tensor | None, *shape: int, like: Tensor) -> Tensor:
     return like.new_zeros(shape) if bias is None else bias.detach().float().view(shape)
 
 
-def _norm(module: nn.Module, scale: Float[Tensor, "pos 1"], width: int) -> Norm:
-    """A norm's weights, measured by what it makes of a vector of mean 0 and its opposite, too large for eps to show."""
-    parameter = next(module.parameters(), scale)
-    probe = torch.full((1, width), 1e3, dtype=parameter.dtype, device=parameter.device)
-    probe[:, 1::2] *= -1
-    with torch.no_grad():
-        there, back = module(probe)[0].float(), module(-probe)[0].float()
-    return Norm(scale, (there - back) / 2 * probe[0].sign().float(), (there + back) / 2, not module.uses_rms_norm)
+def _norm(module: nn.Module, scale: Float[Tensor, "pos 1"], width: int) -> FrozenNorm:
+    return (norm_of(module, width) or nothing(scale.new_zeros(width))).held(scale)
 
 
 def _check(model: HookedModel, frozen: Frozen, seen: dict[str, Tensor], logits: Float[Tensor, "pos d_vocab"]) -> None:

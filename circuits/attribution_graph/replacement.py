@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.attribution_graph.frozen import Block, Frozen, Gradient, Norm, freeze, sites_to_freeze
+from circuits.attribution_graph.frozen import Block, Frozen, Gradient, freeze, sites_to_freeze
 from circuits.attribution_graph.transcoders import Transcoders, encode, is_text, skip
 from saes.sae import SAE
 from workbench.errors import SettingError
 from workbench.model import HookedModel
+from workbench.norms import FrozenNorm
 
 GRADIENT = 2**21
 """Numbers in one gradient at a time: 8 MiB, of which some six exist at once."""
@@ -28,7 +29,7 @@ class Layer:
     """A block, its MLP taken apart. Without a transcoder, the MLP's output is error altogether."""
 
     block: Block
-    norm: Norm | None
+    norm: FrozenNorm | None
     """Between the residual stream and what the transcoder reads; None if it reads that itself."""
     position: Int[Tensor, " latent"]
     """Where each active latent is; they are in order of position, then of index."""
@@ -54,7 +55,7 @@ class Layer:
         reads, position = self.reads[chosen], self.position[chosen]
         gradient = reads.new_zeros(len(reads), int(position[-1]) + 1, reads.shape[1])
         gradient[torch.arange(len(reads)), position] = reads
-        gradient = gradient if self.norm is None else self.norm.pull(gradient)
+        gradient = gradient if self.norm is None else self.norm.first(gradient.shape[1]).pull(gradient)
         if self.block.parallel:
             return gradient, self.bias[chosen]
         gradient, bias = self._past_attention(gradient)
@@ -95,7 +96,7 @@ class Layer:
         if self.skip is None:
             return 0.0
         gradient = (gradient * self.text[: gradient.shape[1], None]) @ self.skip
-        return gradient if self.norm is None else self.norm.pull(gradient)
+        return gradient if self.norm is None else self.norm.first(gradient.shape[1]).pull(gradient)
 
 
 def _products(gradient: Gradient, written: Float[Tensor, "all_pos d"]) -> Float[Tensor, "target pos"]:

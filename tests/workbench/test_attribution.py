@@ -219,4 +219,4 @@ def test_settings_that_make_no_sense_are_refused_in_a_line(hooked, settings, mes
 
 def test_a_norm_that_is_none_is_refused():
     with pytest.raises(ModelError, match="neither a LayerNorm nor an RMSNorm"):
-        freeze(torch.tanh, torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+        freeze(torch.nn.Tanh(), torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))

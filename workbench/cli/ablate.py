@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from workbench.cli.command import Command
@@ -18,6 +17,7 @@ command = Command(
     summary="What a model loses with each of its parts, on a task or on a text",
     options="workbench.cli.ablate:AblateOptions",
     run="workbench.cli.ablate:run",
+    figure="workbench.figures.ablation:figure",
 )
 
 
@@ -46,16 +46,12 @@ class AblateOptions:
     """Tokens in a context of a text."""
     seed: int = 0
     """Draws examples, and what is resampled."""
-    figure: Path | None = None
-    """An .html or .json file for the picture."""
 
     def __post_init__(self) -> None:
         if self.task is not None and self.corpus is not None:
             raise SettingError("give either a task or a corpus")
         if self.examples < 1 or self.context < 2 or self.seed < 0:
             raise SettingError("examples must be at least 1, context at least 2, and seed at least 0")
-        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
-            raise SettingError(f"--figure is an .html or .json file, not {self.figure}")
 
 
 def run(options: AblateOptions) -> AblationResult:
@@ -74,7 +70,7 @@ def run(options: AblateOptions) -> AblationResult:
         if {"position", "query", "key"} & set(options.by):
             on = [group for group in on if group.clean.shape[1] == on[0].clean.shape[1]]
     with progress_bar() as update:
-        result = ablation_study(
+        return ablation_study(
             model,
             on,
             options.site,
@@ -84,12 +80,6 @@ def run(options: AblateOptions) -> AblationResult:
             seed=options.seed,
             on_progress=lambda done, of: update(completed=done, total=of),
         )
-    if options.figure is not None:
-        from workbench.figures import ablation
-        from workbench.figures.save import save_figure
-
-        save_figure(options.figure, ablation.figure(result))
-    return result
 
 
 def _contexts(options: AblateOptions, model: HookedModel) -> TokenBatch:

@@ -12,6 +12,8 @@ from workbench.cli.command import Command
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.attention import AttentionPatterns
     from workbench.attention_flow import Rollout
     from workbench.composition import Composition
@@ -25,6 +27,7 @@ command = Command(
     summary="Where heads look and what they move; their scores, circuits and composition",
     options="workbench.cli.attention:AttentionOptions",
     run="workbench.cli.attention:run",
+    figure="workbench.cli.attention:draw",
 )
 
 
@@ -120,10 +123,8 @@ def _one_head(model: HookedModel, options: AttentionOptions) -> OneHead:
 
 
 def _over_corpus(model: HookedModel, options: AttentionOptions) -> HeadTable | Routing:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from workbench.attention_profile import CONTEXTS
+    from workbench.cli.progress import progress_bar
     from workbench.corpus import open_corpus
     from workbench.head_tables import head_table
     from workbench.routing import TOKENS, routing
@@ -131,12 +132,26 @@ def _over_corpus(model: HookedModel, options: AttentionOptions) -> HeadTable | R
     def corpus() -> PackedCorpus:
         return open_corpus(options.corpus, model.tokenizer, context=min(options.context, model.info.n_ctx))
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=TOKENS if options.routers else CONTEXTS, visible=False)
+    with progress_bar(TOKENS if options.routers else CONTEXTS) as update:
 
         def show(done: int) -> None:
-            bar.update(task, completed=done, visible=True)
+            update(completed=done)
 
         if options.score is not None:
             return head_table(model, options.score, corpus, on_progress=show)
         return routing(model, corpus(), k=options.top, on_progress=show)
+
+
+def draw(result: OnPrompt | HeadTable | OneHead | Composition | Routing) -> list[go.Figure]:
+    from workbench.composition import Composition
+    from workbench.figures import attention, flow, head_circuits
+    from workbench.routing import Routing
+
+    if isinstance(result, OnPrompt):
+        return [attention.grid(result.patterns), flow.rollout(result.rollout)]
+    if isinstance(result, OneHead):
+        pairs = [head_circuits.pairs(circuit) for circuit in (result.qk, result.ov)]
+        return [*pairs, head_circuits.spectrum(result.spectrum)]
+    if isinstance(result, Composition):
+        return [flow.composition(result, kind) for kind in "qkv"]
+    return [flow.load(result) if isinstance(result, Routing) else head_circuits.table(result)]

@@ -12,6 +12,8 @@ from workbench.cli.command import Command
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.attribution import Attribution
     from workbench.integrated_gradients import InputAttribution
     from workbench.model import HookedModel
@@ -21,6 +23,7 @@ command = Command(
     summary="What each layer, head, neuron, latent or token adds to an answer",
     options="workbench.cli.attribute:AttributeOptions",
     run="workbench.cli.attribute:run",
+    figure="workbench.cli.attribute:draw",
 )
 
 
@@ -101,3 +104,13 @@ def _read_sae(directory: Path) -> tuple[Any, str]:
 
     sae = SAE.load_from_disk(str(directory))
     return sae, sae.cfg.metadata["hook_name"]
+
+
+def draw(result: Attribution | InputAttribution) -> go.Figure:
+    from workbench.figures import attribution as figures
+    from workbench.integrated_gradients import InputAttribution
+
+    if isinstance(result, InputAttribution):
+        return figures.tokens(result)
+    drawn = {"head": figures.heads, "sublayer": figures.waterfall}
+    return drawn.get(result.by, figures.bars)(result)

@@ -21,12 +21,17 @@ class Command:
     """`module:Dataclass` whose fields are the options; its module must import nothing heavy."""
     run: str
     """`module:function` called with the options. What it returns is printed, as text or as JSON."""
+    figure: str | None = None
+    """`module:function` that draws what `run` returned, for `--figure`: one figure, or several for a page."""
 
     def load_options(self) -> type:
         return _load(self.options)
 
     def load_run(self) -> Any:
         return _load(self.run)
+
+    def load_figure(self) -> Any:
+        return _load(self.figure)
 
 
 def _load(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.checkpoint_study import CheckpointStudy
 from workbench.cli.command import Command
-from workbench.errors import SettingError, WorkbenchError
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.dynamics import Dynamics
@@ -17,6 +17,7 @@ command = Command(
     summary="Follow heads, loss, in-context learning and tasks over the checkpoints of a training",
     options="workbench.cli.dynamics:DynamicsOptions",
     run="workbench.cli.dynamics:run",
+    figure="workbench.figures.dynamics:curves",
 )
 
 
@@ -28,13 +29,6 @@ class DynamicsOptions(CheckpointStudy):
     """Model directories, or patterns such as 'runs/model-checkpoints/*'; the last number in a name orders them."""
     out: Path | None = None
     """A file of JSON lines that keeps what was measured; run again, the command measures only what is missing."""
-    figure: Path | None = None
-    """An .html or .json file for the picture."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
-            raise SettingError(f"--figure is an .html or .json file, not {self.figure}")
 
 
 def run(options: DynamicsOptions) -> Dynamics:
@@ -49,16 +43,10 @@ def run(options: DynamicsOptions) -> Dynamics:
             update(completed=done, total=of, description=f"{snapshot.name}: loss {snapshot.loss:.3f}")
 
         try:
-            result = dynamics(options.checkpoints, study, log=options.out, on_snapshot=show)
+            return dynamics(options.checkpoints, study, log=options.out, on_snapshot=show)
         except KeyboardInterrupt:
             if options.out is None:
                 raise
             raise WorkbenchError(
                 f"interrupted; {options.out} keeps what was measured, and the same command goes on"
             ) from None
-    if options.figure is not None:
-        from workbench.figures.dynamics import curves
-        from workbench.figures.save import save_figure
-
-        save_figure(options.figure, curves(result))
-    return result

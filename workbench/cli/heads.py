@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from workbench.cli.command import Command
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.heads import HeadScores
 
 command = Command(
     summary="Score every head: previous token, duplicate token, induction",
     options="workbench.cli.heads:HeadsOptions",
     run="workbench.cli.heads:run",
+    figure="workbench.cli.heads:draw",
 )
 
 
@@ -36,3 +39,10 @@ def run(options: HeadsOptions) -> HeadScores:
     from workbench.model import load_model
 
     return head_scores(load_model(options.model), length=options.length, batch=options.batch, seed=options.seed)
+
+
+def draw(result: HeadScores) -> list[go.Figure]:
+    from workbench.figures.heads import scores
+    from workbench.heads import KINDS
+
+    return [scores(result, kind) for kind in KINDS]

@@ -17,6 +17,8 @@ from workbench.errors import TrainingError
 from workbench.lens_options import LensTrainOptions
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.lens import LensResult
     from workbench.lens_training import LensStep, LensTraining
 
@@ -24,11 +26,13 @@ command = Command(
     summary="What the model would predict if it stopped after each layer",
     options="workbench.cli.lens:LensOptions",
     run="workbench.cli.lens:run",
+    figure="workbench.figures.lens:figure",
 )
 train = Command(
     summary="Train a tuned lens, which reads each layer through an affine map",
     options="workbench.lens_options:LensTrainOptions",
     run="workbench.cli.lens:run_train",
+    figure="workbench.cli.lens:draw_training",
 )
 
 
@@ -61,18 +65,14 @@ def run(options: LensOptions) -> LensResult:
 
 def run_train(options: LensTrainOptions) -> LensTraining:
     """Train with a progress bar. Interrupted, it saves and raises `TrainingError`, which says how to go on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from workbench.cli.progress import progress_bar
     from workbench.lens_training import train_lens
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=options.tokens)
+    with progress_bar(options.tokens) as update:
 
         def show(step: LensStep) -> None:
             kl = sum(step.kl) / len(step.kl)
-            bar.update(task, completed=step.tokens, description=f"KL {kl:.3f}, mean of layers")
+            update(completed=step.tokens, description=f"KL {kl:.3f}, mean of layers")
 
         result = train_lens(options, on_step=show)
     if result.interrupted:
@@ -81,3 +81,9 @@ def run_train(options: LensTrainOptions) -> LensTraining:
             f"to go on: the same command with --resume (out is {shlex.quote(str(result.out))})"
         )
     return result
+
+
+def draw_training(result: LensTraining) -> go.Figure:
+    from workbench.figures.tuned_lens import kl_by_layer
+
+    return kl_by_layer(result.report)

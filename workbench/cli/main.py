@@ -11,13 +11,24 @@ import json
 import sys
 from contextlib import redirect_stderr
 from importlib.metadata import entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from workbench.cli.command import Command, read_config, required_fields
 from workbench.errors import SettingError, WorkbenchError
 
 GROUP = "workbench.commands"
-EVERY_COMMAND = "Also: --config FILE.yaml (options override it), --json (print the result as JSON)."
+EVERY_COMMAND = "Also: --config FILE.yaml (options override it), --json (print the result as JSON)"
+DRAWN = ", --figure FILE (draw it: .html, or .json for plotly)"
+
+
+class Request(NamedTuple):
+    """What was asked of a command."""
+
+    options: Any
+    as_json: bool
+    figure: Path | None
+    """Where to draw the result."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,12 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_command(name: str, command: Command, arguments: list[str]) -> int:
     try:
-        options, as_json = parse(name, command, arguments)
+        request = parse(name, command, arguments)
     except SettingError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
     try:
-        result = command.load_run()(options)
+        result = command.load_run()(request.options)
+        if result is not None:
+            print(json.dumps(to_json(result), indent=2) if request.as_json else result)
+        if request.figure is not None:
+            _draw(result, name, command, request.figure)
     except WorkbenchError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 1
@@ -47,13 +62,18 @@ def run_command(name: str, command: Command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("workbench: interrupted", file=sys.stderr)
         return 1
-    if result is not None:
-        print(json.dumps(to_json(result), indent=2) if as_json else result)
     return 0
 
 
-def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]:
-    """The options, from defaults, then the `--config` file, then the command line; and whether JSON was asked for."""
+def _draw(result: Any, name: str, command: Command, path: Path) -> None:
+    from workbench.figures.save import save_figures
+
+    drawn = command.load_figure()(result)
+    save_figures(path, drawn if isinstance(drawn, list) else [drawn], f"workbench {name}", command.summary)
+
+
+def parse(name: str, command: Command, arguments: list[str]) -> Request:
+    """The options, from defaults, then the `--config` file, then the command line; and what to do with the result."""
     import tyro
 
     arguments = list(arguments)
@@ -61,13 +81,11 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
     if as_json:
         arguments.remove("--json")
     options = command.load_options()
-    settings: dict[str, Any] = {}
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise SettingError("--config needs the path of a YAML file")
-        settings = read_config(arguments[at + 1], options)
-        del arguments[at : at + 2]
+    config = _taken(arguments, "--config", "the path of a YAML file")
+    settings = read_config(config, options) if config else {}
+    figure = _taken(arguments, "--figure", "an .html or .json file") if command.figure else None
+    if figure and Path(figure).suffix not in (".html", ".json"):
+        raise SettingError(f"--figure is an .html or .json file, not {figure}")
     blanks = dict.fromkeys(required_fields(options) - settings.keys(), tyro.MISSING)
     _refuse_blank(arguments)
     try:
@@ -75,7 +93,7 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
             parsed = tyro.cli(
                 options,
                 prog=f"workbench {name}",
-                description=f"{inspect.cleandoc(options.__doc__)}\n\n{EVERY_COMMAND}",
+                description=f"{inspect.cleandoc(options.__doc__)}\n\n{EVERY_COMMAND}{DRAWN if command.figure else ''}.",
                 args=arguments,
                 default=_unvalidated(options, blanks | settings),
             )
@@ -86,7 +104,19 @@ def parse(name: str, command: Command, arguments: list[str]) -> tuple[Any, bool]
     for field in dataclasses.fields(parsed):
         if isinstance(value := getattr(parsed, field.name), int) and abs(value) >= 2**63:
             raise SettingError(f"--{field.name.replace('_', '-')} must be less than 2^63, not {value}")
-    return parsed, as_json
+    return Request(parsed, as_json, Path(figure) if figure else None)
+
+
+def _taken(arguments: list[str], name: str, wanted: str) -> str | None:
+    """The value after an option that every command has; both are removed from the arguments."""
+    if name not in arguments:
+        return None
+    at = arguments.index(name)
+    if at + 1 == len(arguments) or not arguments[at + 1].strip():
+        raise SettingError(f"{name} needs {wanted}")
+    value = arguments[at + 1]
+    del arguments[at : at + 2]
+    return value
 
 
 def _refuse_blank(arguments: list[str]) -> None:

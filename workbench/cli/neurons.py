@@ -9,6 +9,8 @@ from workbench.cli.command import Command
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.maximisation import Maximisation
     from workbench.neuron_pages import NeuronPage, NeuronTable
 
@@ -19,6 +21,7 @@ command = Command(
     summary="What neurons respond to and what they promote; prompts that drive one",
     options="workbench.cli.neurons:NeuronsOptions",
     run="workbench.cli.neurons:run",
+    figure="workbench.cli.neurons:draw",
 )
 
 
@@ -55,29 +58,29 @@ class NeuronsOptions:
 
 
 def run(options: NeuronsOptions) -> NeuronTable | NeuronPage | Maximisation:
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from workbench.cli.progress import progress_bar
     from workbench.corpus import open_corpus
     from workbench.maximisation import maximise
     from workbench.memories import memories
     from workbench.model import load_model
-    from workbench.neuron_pages import neuron_page, neuron_table
+    from workbench.neuron_pages import check_neuron, neuron_page, neuron_table
     from workbench.neurons import neuron_activity
+    from workbench.weights import mlp_weights
 
     model = load_model(options.model)
+    if options.neuron is not None:
+        check_neuron(options.layer, options.neuron, len(mlp_weights(model, options.layer).W_out))
     corpus = open_corpus(
         options.corpus, model.tokenizer, context=min(options.context, model.info.n_ctx), seed=options.seed
     )
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=options.tokens)
+    with progress_bar(options.tokens) as update:
         activity = neuron_activity(
             model,
             corpus,
             [options.layer],
             n_tokens=options.tokens,
             n_examples=options.top,
-            on_progress=lambda done: bar.update(task, completed=done),
+            on_progress=lambda done: update(completed=done, description="tokens read"),
         )
         found = memories(model, options.layer, activity[options.layer], k=min(options.top, model.info.d_vocab // 2))
         if options.neuron is None:
@@ -85,7 +88,6 @@ def run(options: NeuronsOptions) -> NeuronTable | NeuronPage | Maximisation:
         page = neuron_page(found, options.neuron)
         if not options.maximise:
             return page
-        task = bar.add_task("swapping tokens", total=STEPS)
         return maximise(
             model,
             found.activity.site,
@@ -95,5 +97,14 @@ def run(options: NeuronsOptions) -> NeuronTable | NeuronPage | Maximisation:
             steps=STEPS,
             fluency=options.fluency,
             seed=options.seed,
-            on_progress=lambda done: bar.update(task, completed=done),
+            on_progress=lambda done: update(completed=done, total=STEPS, description="swaps"),
         )
+
+
+def draw(result: NeuronTable | NeuronPage | Maximisation) -> go.Figure:
+    from workbench.figures.neurons import page
+    from workbench.neuron_pages import NeuronPage
+
+    if not isinstance(result, NeuronPage):
+        raise SettingError("only the page of one neuron is drawn; give --neuron, and not --maximise")
+    return page(result)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from workbench.cli.command import Command
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.attribution_patching import Agreement
     from workbench.patching import PatchingResult
 
@@ -17,6 +18,7 @@ command = Command(
     summary="Which activations carry the difference between clean and corrupted prompts",
     options="workbench.cli.patch:PatchOptions",
     run="workbench.cli.patch:run",
+    figure="workbench.cli.patch:draw",
 )
 
 
@@ -43,14 +45,10 @@ class PatchOptions:
     """How many prompt pairs of a task of Tinytown; by position, those of them as long as the first."""
     seed: int = 0
     """Draws the examples of a task."""
-    figure: Path | None = None
-    """An .html or .json file for the picture."""
 
     def __post_init__(self) -> None:
         if self.examples < 1 or self.seed < 0:
             raise SettingError("examples must be at least 1, and seed at least 0")
-        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
-            raise SettingError(f"--figure is an .html or .json file, not {self.figure}")
 
 
 def run(options: PatchOptions) -> PatchingResult | Agreement:
@@ -79,10 +77,11 @@ def run(options: PatchOptions) -> PatchingResult | Agreement:
                 **settings,
                 on_progress=lambda done, of: update(completed=done, total=of),
             )
-    result = compare(exact, preview) if exact and preview else exact or preview
-    if options.figure is not None:
-        from workbench.figures import patching
-        from workbench.figures.save import save_figure
+    return compare(exact, preview) if exact and preview else exact or preview
 
-        save_figure(options.figure, (patching.agreement if options.method == "both" else patching.figure)(result))
-    return result
+
+def draw(result: PatchingResult | Agreement) -> go.Figure:
+    from workbench.attribution_patching import Agreement
+    from workbench.figures import patching
+
+    return patching.agreement(result) if isinstance(result, Agreement) else patching.figure(result)

@@ -16,6 +16,7 @@ command = Command(
     summary="Which concepts can be read off the activations by a plane, and where",
     options="workbench.cli.probe:ProbeOptions",
     run="workbench.cli.probe:run",
+    figure="workbench.figures.probing:scores",
 )
 
 

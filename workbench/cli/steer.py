@@ -10,6 +10,8 @@ from workbench.cli.command import Command
 from workbench.errors import SettingError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.directions import Direction
     from workbench.dose import DoseResponse
     from workbench.effects import Effect
@@ -20,6 +22,7 @@ command = Command(
     summary="Steer what the model writes, and see what it costs",
     options="workbench.cli.steer:SteerOptions",
     run="workbench.cli.steer:run",
+    figure="workbench.cli.steer:draw",
 )
 
 
@@ -154,3 +157,12 @@ def _effect(options: SteerOptions, model: HookedModel) -> Effect:
         temperature=options.temperature,
         seed=options.seed,
     )
+
+
+def draw(result: DoseResponse | Steered) -> go.Figure:
+    from workbench.dose import DoseResponse
+    from workbench.figures.steering import figure
+
+    if not isinstance(result, DoseResponse):
+        raise SettingError("only the effect of doses is drawn, not texts; name the effect with --said")
+    return figure(result)
