@@ -23,7 +23,7 @@ def test_the_logits_are_read_at_the_last_position_alone(experiment):
 
 
 def test_shares_do_not_depend_on_how_many_positions_go_together(hooked, pairs, monkeypatch):
-    experiment = Experiment(hooked, pairs)
+    experiment = Experiment(hooked("llama"), pairs)
     shares = flow_shares(experiment)
     monkeypatch.setattr("circuits.scores.flow.EXPANDED", 1)
     torch.testing.assert_close(flow_shares(experiment), shares, atol=1e-6, rtol=0)
