@@ -58,7 +58,7 @@ def flow_shares(experiment: Experiment, *, by_position: bool = False) -> Float[T
             rows = slice(span.destinations.start, span.destinations.stop)
             share = share.cpu()
             if not span.sources:
-                share[: length - 1 - positions.start] = 0
+                share = share * (torch.arange(length)[positions] == length - 1)[:, None]
             if by_position:
                 total[positions, rows, : span.reads] += share[:, None]
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from circuits.options import MethodName
@@ -17,6 +16,7 @@ truth = Command(
     summary="Try every method on models whose circuit is known",
     options="circuits.truth.cli:TruthOptions",
     run="circuits.truth.cli:run",
+    figure="workbench.figures.truth:figure",
 )
 
 ProgramName = Literal["reverse", "fraction", "next_in_order", "most_frequent", "or_gate", "micro", "forced"]
@@ -36,23 +36,13 @@ class TruthOptions:
     """Which methods, as of `workbench circuit find`."""
     seed: int = 0
     """Of learned masks and random rankings."""
-    figure: Path | None = None
-    """An .html or .json file for the picture."""
 
     def __post_init__(self) -> None:
         if not self.programs or not self.methods:
             raise SettingError("name at least one program and one method")
-        if self.figure is not None and self.figure.suffix not in (".html", ".json"):
-            raise SettingError(f"--figure is an .html or .json file, not {self.figure}")
 
 
 def run(options: TruthOptions) -> TruthTable:
     from circuits.truth.table import truth_table
 
-    result = truth_table(options.programs, options.methods, seed=options.seed)
-    if options.figure is not None:
-        from workbench.figures import truth
-        from workbench.figures.save import save_figure
-
-        save_figure(options.figure, truth.figure(result))
-    return result
+    return truth_table(options.programs, options.methods, seed=options.seed)

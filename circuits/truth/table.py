@@ -1,7 +1,8 @@
 """The truth table: how well every method finds the true edges of every model whose circuit is known."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
@@ -9,7 +10,7 @@ from tqdm import tqdm
 from circuits.ablations import RESAMPLE, ZERO
 from circuits.experiment import Experiment
 from circuits.methods import METHODS, score_edges
-from circuits.truth.edges import behavioural_under
+from circuits.truth.edges import EdgeNames, behavioural_under
 from circuits.truth.forced import ForcedCircuit, forced
 from circuits.truth.known import KNOWN, KnownCircuit
 from circuits.truth.roc import roc_of_scores
@@ -114,13 +115,14 @@ def truth_table(
     return TruthTable(tuple(found), metric.name)
 
 
-def _found(experiment: Experiment, program: str, method: str, truths: dict, n_edges: int, seed: int) -> Iterable[Found]:
+def _found(
+    experiment: Experiment, program: str, method: str, truths: Mapping[str, EdgeNames], n_edges: int, seed: int
+) -> Iterator[Found]:
+    """Of one method on one program, against each truth."""
     graph = experiment.graph
     draws = range(seed, seed + (DRAWS if method == "random" else 1))
     ranked = [score_edges(experiment, method, n_edges=n_edges, seed=draw).importance() for draw in draws]
     for truth, edges in truths.items():
         curves = [roc_of_scores(graph, values, edges) for values in ranked]
-        auroc, auc = (
-            sum(areas) / len(curves) for areas in zip(*((c.auroc, c.pessimistic) for c in curves), strict=True)
-        )
+        auroc, auc = fmean(curve.auroc for curve in curves), fmean(curve.pessimistic for curve in curves)
         yield Found(method, program, experiment.ablation.name, truth, len(edges), graph.n_edges, auroc, auc)

@@ -22,6 +22,13 @@ def test_the_logits_are_read_at_the_last_position_alone(experiment):
     assert not by_position[:-1, -1].any()
 
 
+def test_shares_do_not_depend_on_how_many_positions_go_together(hooked, pairs, monkeypatch):
+    experiment = Experiment(hooked("llama"), pairs)
+    shares = flow_shares(experiment)
+    monkeypatch.setattr("circuits.scores.flow.EXPANDED", 1)
+    torch.testing.assert_close(flow_shares(experiment), shares, atol=1e-6, rtol=0)
+
+
 def test_shares_and_routes_by_hand():
     """The block writes (2, 1) of the input (1, 0), so the output reads y = (3, 1).
 

@@ -130,9 +130,7 @@ def test_the_command(capsys, tmp_path):
     assert run_command("circuit truth", truth, words) == 0
     found = json.loads(capsys.readouterr().out)["found"]
     assert [(one["method"], one["auroc"]) for one in found if one["method"] == "eap"] == [("eap", 1.0)] * 6
-    assert path.stat().st_size > 100_000
-    assert run_command("circuit truth", truth, ["--figure", "truth.png"]) == 2
-    assert "--figure is an .html or .json file" in capsys.readouterr().err
+    assert "True edges found" in path.read_text()
 
 
 def test_names_are_those_of_the_libraries():
