@@ -38,7 +38,7 @@ def eap_ig_inputs(
     As steps grow, the scores of the input's edges add up to the metric of the ablated run less that of the clean one.
     As many steps go through the model as one batch as memory allows.
     """
-    return at_points(experiment, shares(steps, rule), "eap-ig-inputs", by_position)
+    return at_points(experiment, shares(steps, rule), "eap-ig", by_position)
 
 
 def eap_ig_activations(
