@@ -12,7 +12,7 @@ STRONGEST, HARDEST = 20, 12
 def report(found: Discovery) -> str:
     """HTML that opens without a network."""
     facts, graph, evaluation = found.circuit.facts, found.circuit.graph, found.evaluation
-    low, high = evaluation.baseline.interval
+    low, high = (round(end, 3) + 0.0 for end in evaluation.baseline.interval)  # no minus before a zero
     p = evaluation.baseline.p_value
     numbers = [
         (
