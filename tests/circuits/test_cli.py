@@ -215,7 +215,7 @@ def test_edges_by_position(capsys, tmp_path):
     assert status == 0
     assert "479 at each of 14 positions" in out
     loaded = load_discovery(path)
-    assert loaded.circuit.edges.shape == loaded.scores.values.shape == (14, 46, 21)
+    assert loaded.circuit.edges.shape == loaded.scores.values.shape == (14, *loaded.circuit.graph.edges.shape)
     assert loaded.circuit.facts["positions"][:5] == ["<bos>", "After", "IO", "and", "S1"]
     assert loaded.evaluation.f > 0.85
     assert loaded.evaluation.baseline.interval[1] < 0.2
