@@ -116,6 +116,7 @@ class Graph:
         A node stays if it has an edge in and its output reaches the logits; that is repeated until nothing falls away
         (as in Hanna et al. 2024, `Graph.prune`). With positions, a node is one at each of them: what it writes comes
         from what its keys and values read there and before, and all else there; the logits are those of the last.
+        What is pruned changes no run, but for its part in a norm that the heads of a layer share (Gemma 2).
         """
         flat = edges.ndim == 2
         edges = edges[None].clone() if flat else edges.clone()

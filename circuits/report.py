@@ -1,6 +1,6 @@
 """One page about a circuit: its graph, its numbers, the prompts that break it."""
 
-from circuits.discovery import Discovery
+from circuits.discovery import Discovery, what
 from workbench.figures import circuit as figures
 from workbench.figures import faithfulness
 from workbench.figures.page import Table, page
@@ -12,10 +12,14 @@ STRONGEST, HARDEST = 20, 12
 def report(found: Discovery) -> str:
     """HTML that opens without a network."""
     facts, graph, evaluation = found.circuit.facts, found.circuit.graph, found.evaluation
-    low, high = evaluation.baseline.interval
+    low, high = (round(end, 3) + 0.0 for end in evaluation.baseline.interval)  # no minus before a zero
     p = evaluation.baseline.p_value
     numbers = [
-        ("Edges", f"{found.circuit.n_edges:,}", f"of {graph.n_edges:,}; {facts['n_edges']:,} before pruning"),
+        (
+            "Edges",
+            f"{found.circuit.n_edges:,}",
+            f"of {found.circuit.n_possible:,}; {facts['n_edges']:,} before pruning",
+        ),
         ("Nodes", f"{len(found.circuit.nodes)}", f"of {len(graph.sources)}"),
         ("Faithfulness", f"{evaluation.f:.3f}", f"random {low:.3f} to {high:.3f}, p = {p:.2g}"),
         ("KL from the model", f"{evaluation.kl:.3f}", "nats, the next token"),
@@ -23,13 +27,14 @@ def report(found: Discovery) -> str:
         ("CMD, lower is better", f"{found.curves.cmd:.3f}", f"random {found.random.cmd:.3f}"),
     ]
     return page(
-        f"Circuit of {facts['task']} in {facts['model']}",
+        f"Circuit of {what(found.circuit)}",
         f"Edges scored by {facts['method']} on {facts['examples']} prompts, {facts['ranking']} ranking, "
         f"{facts['ablation']} ablation, {facts['metric'].replace('_', ' ')}; measured on {len(evaluation.examples)} "
         "prompts held out.",
         numbers,
         [
             figures.graph(found.circuit, found.scores),
+            *([figures.positions(found.circuit, found.scores)] if found.circuit.by_position else []),
             faithfulness.curves([found.curves], found.random),
             figures.heat(found.scores),
             _edges(found),

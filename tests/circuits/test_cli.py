@@ -5,16 +5,17 @@ import json
 import pytest
 import torch
 
-from circuits import cli
+from circuits import cli, survey
 from circuits.circuit import load_circuit
-from circuits.discovery import halves, how_many, load_discovery
+from circuits.discovery import how_many, load_discovery
 from circuits.experiment import Experiment
 from circuits.faithfulness import measure, recovered
+from circuits.held_out import digests, halves, without
 from circuits.methods import METHODS, acdc_scores, node_scores, random_scores, score_edges
 from circuits.options import FindOptions
 from circuits.scores.nodes import between_nodes, node_attribution
 from circuits.scores.result import load_scores
-from circuits.tasks.registry import task_named
+from circuits.tasks.registry import TASKS, task_named
 from workbench.cli.main import run_command
 from workbench.errors import SettingError
 from workbench.prompts import PromptPairs
@@ -52,6 +53,7 @@ def test_what_is_written_is_what_was_measured(found, tinytown):
     examples = loaded.evaluation.examples
     assert sum(one.f for one in examples) / len(examples) == pytest.approx(loaded.evaluation.f, abs=1e-5)
     assert [one.f for one in examples] == sorted(one.f for one in examples)
+    assert loaded.found_on == tuple(digests(used))
     rows = {tuple(row) for group in used for row in group.clean.tolist()}
     assert not rows & {tuple(row) for group in held_out for row in group.clean.tolist()}
 
@@ -96,14 +98,17 @@ def test_prompts_of_ones_own(capsys, tmp_path, found):
         "absolute",
         60,
     )
-    assert len(value["examples"]) == 15
+    assert len(value["evaluation"]["examples"]) == 15
     status, out, _ = run("score", capsys, found, "--prompts", path, "--json")
     assert status == 0
     value = json.loads(out)
-    assert value["prompts"] == f"30 prompts of {path}"
-    assert value["f"] > 0.85
+    assert (value["prompts"], value["left_out"], len(value["evaluation"]["examples"])) == (str(path), 0, 30)
+    assert value["evaluation"]["f"] > 0.85
     assert value["minimality"][0].keys() == {"node", "difference", "without"}
     assert len(value["completeness"]["sets"]) == 13
+    status, out, _ = run("score", capsys, tmp_path / "mine", "--json")  # its own file, less what it was found on
+    value = json.loads(out)
+    assert (value["left_out"], len(value["evaluation"]["examples"])) == (15, 15)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("masks", "acdc")])
@@ -143,6 +148,83 @@ def test_halves_hold_nothing_twice():
     assert second[0].answers.tolist() == [2, 4]
 
 
+def test_what_was_used_is_left_out():
+    ids = torch.arange(4)
+    corrupted = torch.tensor([[0], [0], [1], [0]])
+    group = PromptPairs("x", torch.tensor([[1], [2], [2], [1]]), corrupted, ids, ids)
+    assert without([group])[0].answers.tolist() == [0, 1, 2]
+    assert without([group], digests([group[:2]]))[0].answers.tolist() == [2]
+    assert without([group], digests([group])) == []
+
+
+def test_a_circuit_is_not_scored_on_prompts_that_it_was_found_on(found, capsys):
+    """The seed that it was found with draws the prompts that it was found on, and those that were held out."""
+    status, out, _ = run("score", capsys, found, "--seed", 0, "--examples", 24, "--json")
+    assert status == 0
+    value, loaded = json.loads(out), load_discovery(found)
+    held_out = {one.prompt for one in loaded.evaluation.examples}
+    assert {one["prompt"] for one in value["evaluation"]["examples"]} == held_out
+    assert value["left_out"] == len(loaded.found_on)
+    assert value["evaluation"]["f"] == pytest.approx(loaded.evaluation.f, abs=1e-5)
+
+
+def test_a_survey_that_was_broken_off_goes_on(capsys, tmp_path, monkeypatch):
+    arguments = ("--tasks", "succession", "brackets", "--method", "eap", "--examples", 8, "--out", tmp_path / "all")
+    whole, searched = survey.discover, []
+
+    def one_then_interrupted(model, task, *rest, **settings):
+        if searched:
+            raise KeyboardInterrupt
+        searched.append(task.name)
+        return whole(model, task, *rest, **settings)
+
+    monkeypatch.setattr(survey, "discover", one_then_interrupted)
+    status, out, err = run("survey", capsys, *arguments)
+    assert (status, out, searched) == (1, "", ["tinytown.succession"])
+    assert "interrupted" in err
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"survey.json", "tinytown.succession"}
+    monkeypatch.setattr(
+        survey, "discover", lambda model, task, *rest, **settings: whole(model, task, *rest, **settings)
+    )
+    written = (tmp_path / "all" / "tinytown.succession" / "circuit.json").stat().st_mtime_ns
+    status, out, _ = run("survey", capsys, *arguments)
+    assert status == 0
+    assert [line.split()[0] for line in out.split("\n")[2:4]] == ["tinytown.succession", "tinytown.brackets"]
+    assert (tmp_path / "all" / "tinytown.succession" / "circuit.json").stat().st_mtime_ns == written
+    assert load_discovery(tmp_path / "all" / "tinytown.brackets").circuit.facts["asked"] == "brackets"
+    status, _, err = run("survey", capsys, *arguments, "--edges", 0.2)
+    assert (status, "another edges: 0.1, not 0.2" in err) == (1, True)
+
+
+def test_a_survey_is_of_what_the_model_speaks(tinytown, hooked):
+    assert survey.tasks_of(tinytown) == survey.TINYTOWN
+    assert survey.tasks_of(hooked("gpt2")) == survey.ENGLISH
+    assert len(survey.TINYTOWN) + len(survey.ENGLISH) == len(TASKS)
+
+
+def test_a_task_without_words_is_noted(hooked, tmp_path):
+    with pytest.raises(SettingError, match=r"no circuit of any task was found in .*; ioi: "):
+        survey.survey(hooked("gpt2"), ["ioi"], "eap", out=tmp_path / "none", n=4)
+
+
+def test_edges_by_position(capsys, tmp_path):
+    """Found, saved, loaded, scored and shown."""
+    path = tmp_path / "by-position"
+    arguments = ("--by-position", "--sentence", 3, "--method", "eap", "--edges", 0.05, *SMALL, "--out", path)
+    status, out, _ = run("find", capsys, *arguments)
+    assert status == 0
+    assert "479 at each of 14 positions" in out
+    loaded = load_discovery(path)
+    assert loaded.circuit.edges.shape == loaded.scores.values.shape == (14, *loaded.circuit.graph.edges.shape)
+    assert loaded.circuit.facts["positions"][:5] == ["<bos>", "After", "IO", "and", "S1"]
+    assert loaded.evaluation.f > 0.85
+    assert loaded.evaluation.baseline.interval[1] < 0.2
+    status, out, _ = run("score", capsys, path, "--examples", 6)
+    assert (status, "sentence 3" in out) == (0, True)
+    assert run("show", capsys, path)[0] == 0
+    assert "At each position" in (path / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_share_or_a_number():
     assert how_many(0.1, 479) == 47
     assert how_many(1, 479) == 479
@@ -159,6 +241,14 @@ def test_mistakes_get_one_line(found, capsys, tmp_path, hooked, checkpoint):
         ("find", "--task", "ioy"): "the tasks are ioi,",
         ("find", "--method", "eapp"): "eap-ig",
         ("find", "--edges", "0"): "above 0",
+        (
+            "find",
+            "--by-position",
+        ): "not mean the same in the 16 sentences of tinytown.ioi; take one of them, --sentence 1",
+        ("find", "--sentence", "17"): "its sentences are 1 to 16",
+        ("find", "--by-position", "--sentence", "1", "--method", "exact"): "these methods do: eap,",
+        ("survey", "--out", found): "is already there",
+        ("survey", "--out", tmp_path / "new", "--tasks", "ioy"): "the tasks are ioi,",
         ("find", "--out", found): "is already there",
         ("show", tmp_path): "holds no circuit; `workbench circuit find",
         ("score", tmp_path): "holds no circuit",

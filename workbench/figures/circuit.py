@@ -94,6 +94,40 @@ def heat(scores: "EdgeScores") -> go.Figure:
     )
 
 
+def positions(circuit: "Circuit", scores: "EdgeScores") -> go.Figure:
+    """Of a circuit by position: what each node's edges come to at each position."""
+    names = circuit.nodes
+    rows = [circuit.graph.sources.index(name) for name in names]
+    values = (scores.importance("signed") * circuit.edges).sum(1).numpy()[:, rows].T
+    held = circuit.edges.any(1).numpy()[:, rows].T
+    top = float(np.abs(values).max()) or 1.0
+    figure = blank(height=90 + 22 * len(names))
+    figure.add_heatmap(
+        z=np.where(held, values, np.nan),
+        y=names,
+        colorscale=SIGNED,
+        zmin=-top,
+        zmax=top,
+        xgap=2,
+        ygap=2,
+        colorbar={"title": {"text": "sum of scores"}},
+        customdata=[circuit.facts["positions"]] * len(names),
+        hovertemplate="%{y} at %{x} (%{customdata}): %{z:+.3f}<extra></extra>",
+        meta={"columns": {"x": {"position": circuit.facts["positions"]}, "y": "node", "z": "sum of scores"}},
+    )
+    figure.update_xaxes(
+        tickvals=list(range(values.shape[1])), ticktext=circuit.facts["positions"], showgrid=False, zeroline=False
+    )
+    figure.update_yaxes(showgrid=False, zeroline=False, type="category")
+    return describe(
+        figure,
+        "At each position",
+        "Each cell is the sum of the scores of the circuit's edges from a node (left, the earliest at the bottom) at a "
+        "position (below, by the word that all prompts have there, or by what stands there): indigo works for the "
+        "answer, rose against it. Empty: no edge of the circuit.",
+    )
+
+
 def _flat(values) -> np.ndarray:
     """Positions taken together."""
     if values.ndim > 2:
