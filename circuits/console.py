@@ -9,7 +9,7 @@ from circuits.options import FindOptions, ScoreOptions, ShowOptions, SurveyOptio
 from circuits.proof import Proof, prove
 from circuits.report import report
 from circuits.survey import Survey, survey
-from circuits.tasks.registry import task_named, task_of_file
+from circuits.tasks.registry import TASKS, task_named
 from workbench.files import write_text
 from workbench.model import load_model
 
@@ -29,10 +29,9 @@ def find(options: FindOptions) -> Discovery:
     if options.out is not None:
         check_free(options.out)
     model = load_model(options.model)
-    task = task_named(options.task, model) if options.prompts is None else task_of_file(options.prompts)
     found = discover(
         model,
-        task,
+        task_named(options.task, model),
         options.method,
         edges=options.edges,
         ablation=options.ablation,
@@ -41,7 +40,7 @@ def find(options: FindOptions) -> Discovery:
         seed=options.seed,
         sentence=options.sentence,
         by_position=options.by_position,
-        facts={"source": options.model, "asked": str(options.prompts or options.task)},
+        facts={"source": options.model, "asked": options.task},
     )
     if options.out is not None:
         found.save(options.out)
@@ -70,10 +69,10 @@ def score(options: ScoreOptions) -> Proof:
     model = load_model(options.model or facts["source"])
     check_model(found.circuit, model)
     seed = facts["seed"] + 1 if options.seed is None else options.seed
-    task = task_named(facts["asked"], model) if options.prompts is None else task_of_file(options.prompts)
-    sentence = facts["sentence"] if options.prompts is None else None
+    task = task_named(options.task or facts["asked"], model)
+    sentence = facts["sentence"] if options.task is None else None
     groups = draw(task, model, options.examples, seed=seed, sentence=sentence)
-    source = f"{task.name}, seed {seed}" if options.prompts is None else str(options.prompts)
+    source = f"{task.name}, seed {seed}" if task.name in TASKS else task.name
     return prove(found, model, task, groups, source=source, seed=seed)
 
 

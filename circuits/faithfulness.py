@@ -158,7 +158,7 @@ class RandomBaseline:
 
     def __str__(self) -> str:
         low, high = self.interval
-        mean = f"f {float(self.f.mean()):.3f} ({low:.3f} to {high:.3f})"
+        mean = f"f {float(self.f.mean()):z.3f} ({low:z.3f} to {high:z.3f})"
         text = f"{len(self.f)} random circuits of {self.n_edges:,} edges: {mean}"
         return text if self.circuit is None else f"{text}; this one {self.circuit:.3f}, p = {self.p_value:.3g}"
 

@@ -50,9 +50,8 @@ class FindOptions(SearchOptions):
     """Score every edge of a model on a task, keep the best ones, and measure them on prompts held out."""
 
     task: str = "ioi"
-    """What the model is asked: the name of a task, as "ioi", "greater_than", "agreement" (a wrong name lists all)."""
-    prompts: Path | None = None
-    """A .csv or .jsonl file of prompt pairs (clean, corrupted, answer, distractor) to use instead of a task."""
+    """What the model is asked: the name of a task, as "ioi", "greater_than", "agreement" (a wrong name lists all), or a
+    .csv or .jsonl file of prompt pairs (clean, corrupted, answer, distractor)."""
     sentence: int | None = None
     """Only this one of the task's sentences, counted from 1."""
     by_position: bool = False
@@ -77,8 +76,8 @@ class ScoreOptions:
 
     circuit: Positional[Path]
     """The directory that `workbench circuit find` wrote."""
-    prompts: Path | None = None
-    """A .csv or .jsonl file of prompt pairs; otherwise the circuit's own task with another seed."""
+    task: str | None = None
+    """Another task, or a .csv or .jsonl file of prompt pairs; otherwise the circuit's own with another seed."""
     model: str | None = None
     """The model, if it has moved; it must be the one that the circuit was found in."""
     examples: int = 100

@@ -89,7 +89,7 @@ def test_prompts_of_ones_own(capsys, tmp_path, found):
         if a != b
     ]
     path.write_text("\n".join(map(json.dumps, records)))
-    arguments = ("--prompts", path, "--method", "eap", "--edges", 60, "--ablation", "mean", "--absolute")
+    arguments = ("--task", path, "--method", "eap", "--edges", 60, "--ablation", "mean", "--absolute")
     status, out, _ = run("find", capsys, *arguments, "--json", "--out", tmp_path / "mine")
     assert status == 0
     value = json.loads(out)
@@ -99,10 +99,10 @@ def test_prompts_of_ones_own(capsys, tmp_path, found):
         60,
     )
     assert len(value["evaluation"]["examples"]) == 15
-    status, out, _ = run("score", capsys, found, "--prompts", path, "--json")
+    status, out, _ = run("score", capsys, found, "--task", path, "--json")
     assert status == 0
     value = json.loads(out)
-    assert (value["prompts"], value["left_out"], len(value["evaluation"]["examples"])) == (str(path), 0, 30)
+    assert (value["prompts"], value["left_out"], len(value["evaluation"]["examples"])) == (path.stem, 0, 30)
     assert value["evaluation"]["f"] > 0.85
     assert value["minimality"][0].keys() == {"node", "difference", "without"}
     assert len(value["completeness"]["sets"]) == 13

@@ -16,7 +16,7 @@ from tests.circuits.truth.plain import plain_logits
 from workbench.errors import SettingError
 from workbench.metrics import KL, LOGIT
 
-TRUTH = {"input->a0.h0<k>", "a0.h0->m0", "m0->a1.h0<q>", "input->a1.h0<v>", "a1.h0->logits"}
+TRUTH = frozenset({"input->a0.h0<k>", "a0.h0->m0", "m0->a1.h0<q>", "input->a1.h0<v>", "a1.h0->logits"})
 """What prompts of one length differ in: where the list ends, and its items. Positions are alike in all of them."""
 
 
