@@ -12,7 +12,7 @@ from circuits.experiment import Experiment
 from circuits.faithfulness import RandomBaseline, measure, random_baseline, recovered
 from workbench.model import HookedModel
 
-NUMBERS = ("f", "kl", "clean", "circuit", "ablated")
+NUMBERS = ("f", "kl", "clean", "circuit", "ablated", "gap_error")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Evaluation:
     clean: float
     circuit: float
     ablated: float
+    gap_error: float
+    """Standard error, over prompts, of `clean - ablated`, which f is a share of."""
     baseline: RandomBaseline
     """Random circuits of as many edges."""
     examples: tuple[Example, ...]
@@ -47,9 +49,14 @@ class Evaluation:
 
     def __str__(self) -> str:
         values = f"{self.clean:.3f} of the model, {self.circuit:.3f} of the circuit, {self.ablated:.3f} of no edges"
-        return (
-            f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})\n{self.baseline}"
-        )
+        head = f"faithfulness {self.f:.3f}, KL {self.kl:.4f} on {len(self.examples)} prompts ({values})"
+        gap = self.clean - self.ablated
+        lines = [head, str(self.baseline)]
+        if abs(gap) < 2 * self.gap_error:
+            lines.append(
+                f"the whole model is hardly better than no edges ({gap:+.3f} ± {self.gap_error:.3f}): f says little"
+            )
+        return "\n".join(lines)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -76,7 +83,7 @@ def evaluate(
     """What a circuit does on an experiment's prompts, beside random circuits of `n_edges` (its own number of) edges."""
     values, kl = measure(experiment, circuit.edges)
     f = float(recovered(experiment, values))
-    size = circuit.n_edges if n_edges is None else n_edges
+    size, n = circuit.n_edges if n_edges is None else n_edges, len(experiment)
     baseline = random_baseline(experiment, size, seed=seed, by_position=circuit.by_position)
     return Evaluation(
         f,
@@ -84,6 +91,7 @@ def evaluate(
         float(experiment.clean.mean()),
         float(values.mean()),
         float(experiment.ablated.mean()),
+        float((experiment.clean - experiment.ablated).std(correction=min(1, n - 1)) / n**0.5),
         replace(baseline, circuit=f),
         _examples(experiment, values, model),
     )

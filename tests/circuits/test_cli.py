@@ -1,6 +1,7 @@
 """`workbench circuit find`, `score` and `show` as a person types them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,13 @@ def test_ten_percent_of_edges_do_the_task(found):
     assert loaded.curves.cmd < 0.1 < 0.6 < loaded.random.cmd
     assert loaded.evaluation.baseline.interval[1] < 0.5
     assert "faithfulness" in str(loaded)
+
+
+def test_a_task_that_the_model_cannot_do_is_said_to_be_one(found):
+    evaluation = load_discovery(found).evaluation
+    assert 0 < evaluation.gap_error < (evaluation.clean - evaluation.ablated) / 5
+    assert "f says little" not in str(evaluation)
+    assert "f says little" in str(replace(evaluation, ablated=evaluation.clean - evaluation.gap_error))
 
 
 def test_show_writes_a_page_without_the_model(found, capsys, tmp_path):
