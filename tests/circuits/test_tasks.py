@@ -12,6 +12,7 @@ from circuits.tasks import words
 from circuits.tasks.ioi import SENTENCES
 from circuits.tasks.registry import TASKS, speaks_tinytown, task_named
 from circuits.truth.known import known_circuit
+from workbench.cli.task import task_pairs
 from workbench.errors import PromptError, SettingError
 from workbench.metrics import PROBABILITY_DIFFERENCE
 from workbench.model import load_model, wrap_model
@@ -275,3 +276,9 @@ def test_a_file_is_a_task(hooked, tmp_path):
     assert task.name == pairs.name == "mine"
     assert hooked("gpt2").to_string(pairs.answers) == "a"
     assert "the prompts of" in str(task)
+
+
+def test_commands_of_the_workbench_ask_any_model_its_tasks(gpt2):
+    asked, made = task_pairs("agreement", gpt2, 8, 0), task_named("agreement").prompts(gpt2, 8, seed=0)
+    assert len(asked) == len(made)
+    assert all(torch.equal(one.clean, other.clean) for one, other in zip(asked, made, strict=True))

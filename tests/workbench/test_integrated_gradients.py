@@ -138,6 +138,6 @@ def test_bad_usage_is_told_in_a_line(capsys, arguments, status, message):
     assert shown.err.count("\n") == 1
 
 
-def test_tasks_of_tinytown_are_for_models_that_know_its_words(checkpoint, capsys):
-    assert run_command("attribute", command, ["--task", "ioi", "--model", str(checkpoint("gpt2"))]) == 1
-    assert "in words that" in capsys.readouterr().err
+def test_a_task_is_for_models_that_know_its_words(checkpoint, capsys):
+    assert run_command("attribute", command, ["--task", "tinytown.ioi", "--model", str(checkpoint("gpt2"))]) == 1
+    assert "does not have the vocabulary of Tinytown" in capsys.readouterr().err

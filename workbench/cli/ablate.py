@@ -26,8 +26,8 @@ class AblateOptions:
     """Ablation: take away each part of the model in turn, and measure a task, or the loss on a text."""
 
     task: str | None = None
-    """A task of Tinytown (ioi, agreement, …), or a .jsonl or .csv file with the fields clean, corrupted, answer and
-    distractor; default: ioi, unless a corpus is given."""
+    """A task, as ioi, greater_than, agreement (a wrong name lists all), or a .jsonl or .csv file with the fields clean,
+    corrupted, answer and distractor; default: ioi, unless a corpus is given."""
     corpus: str | None = None
     """A text in place of a task: "tinytown", a .txt, .jsonl or .parquet file, or a dataset id."""
     model: str = "tinytown"
@@ -41,7 +41,7 @@ class AblateOptions:
     metric: str = "logit_difference"
     """Of a task: logit_difference, logit, probability, loss, or kl. On a text it is the loss."""
     examples: int = 40
-    """How many prompts of a task of Tinytown, or contexts of a text."""
+    """How many prompts of a task, or contexts of a text."""
     context: int = 64
     """Tokens in a context of a text."""
     seed: int = 0

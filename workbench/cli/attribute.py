@@ -38,10 +38,10 @@ class AttributeOptions:
     distractor: str | None = None
     """Another token, from whose logit the answer's is told apart; default: none, the logit itself is split."""
     task: str | None = None
-    """Many prompts: a task of Tinytown (ioi, agreement, …), or a .jsonl or .csv file with the fields clean, corrupted,
-    answer and distractor."""
+    """Many prompts: a task, as ioi, greater_than, agreement (a wrong name lists all), or a .jsonl or .csv file with the
+    fields clean, corrupted, answer and distractor."""
     examples: int = 100
-    """How many prompts of a task of Tinytown."""
+    """How many prompts of a task."""
     model: str = "tinytown"
     """The bundled "tinytown", a Hugging Face directory, or a hub id."""
     by: Literal["layer", "sublayer", "head", "source", "neuron", "latent", "token"] = "sublayer"

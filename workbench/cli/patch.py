@@ -27,8 +27,8 @@ class PatchOptions:
     """Activation patching: put each activation of one run into another, and see how far the answer follows."""
 
     task: str = "ioi"
-    """A task of Tinytown (ioi, agreement, …), or a .jsonl or .csv file with the fields clean, corrupted, answer and
-    distractor."""
+    """A task, as ioi, greater_than, agreement (a wrong name lists all), or a .jsonl or .csv file with the fields clean,
+    corrupted, answer and distractor."""
     model: str = "tinytown"
     """The bundled "tinytown", a Hugging Face directory, or a hub id."""
     site: str = "blocks.*.attn.hook_z"
@@ -42,7 +42,7 @@ class PatchOptions:
     method: Literal["exact", "preview", "both"] = "exact"
     """preview: attribution patching, first order, from one backward pass; both: how well it foresees the exact one."""
     examples: int = 40
-    """How many prompt pairs of a task of Tinytown; by position, those of them as long as the first."""
+    """How many prompt pairs of a task; by position, those of them as long as the first."""
     seed: int = 0
     """Draws the examples of a task."""
 
