@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from circuits.choice import Choice
 from circuits.layout import Layout, Trace, take_apart
 from workbench.errors import PromptError, SettingError
 from workbench.model import HookedModel
@@ -57,18 +58,19 @@ def mean_ablation(
     model: HookedModel,
     references: Int[Tensor, "prompt pos"] | Sequence[Int[Tensor, "_ _"]],
     *,
+    units: Mapping[int, Choice] | None = None,
     batch_size: int = 32,
 ) -> Ablation:
     """The mean of what each node writes at each position, over reference prompts; for each length, its own.
 
-    Under a norm after the layer (Gemma 2), of what is written after it.
+    Under a norm after the layer (Gemma 2), of what is written after it. `units` as of the experiment that it is for.
     """
     groups = [references] if isinstance(references, Tensor) else list(references)
     totals: dict[int, list[Tensor]] = {}
     counts: dict[int, int] = {}
     for tokens in groups:
         length = tokens.shape[1]
-        layout = take_apart(model, tokens)
+        layout = take_apart(model, tokens, units)
         for rows in tokens.split(batch_size):
             sums = [state.sum(0, keepdim=True) for state in layout.run(layout.embed(rows)).states]
             old = totals.get(length)

@@ -3,7 +3,7 @@
 Everything that scores edges, finds circuits or proves them takes an experiment.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import RESAMPLE, Ablation
+from circuits.choice import Choice
 from circuits.graph import Graph
 from circuits.layout import Layout, Trace, take_apart
 from circuits.runs import Gates, run_circuits
@@ -73,8 +74,9 @@ class Experiment:
 
     Groups of one length are run together: `groups` holds the pairs in the order in which results list examples.
     `model` may be a `Layout` of one's own making, for what is not a transformer.
-    `batch_size`: prompts that are run together; by default as many as keep memory within bounds. No result depends on
-    it. Raises `ModelError` for a model that cannot be taken apart, `PromptError` for no pairs.
+    `units`: by layer, neurons or latents of the MLPs that are nodes of their own. `batch_size`: prompts that are run
+    together; by default as many as keep memory within bounds. No result depends on it. Raises `ModelError` for a model
+    that cannot be taken apart, `PromptError` for no pairs, `SettingError` for units that are not there.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Experiment:
         metric: Metric = LOGIT_DIFFERENCE,
         ablation: Ablation = RESAMPLE,
         *,
+        units: Mapping[int, Choice] | None = None,
         batch_size: int | None = None,
     ) -> None:
         self.groups = _together([pairs] if isinstance(pairs, PromptPairs) else pairs)
@@ -94,7 +97,7 @@ class Experiment:
         self.metric, self.ablation, self.batch_size = metric, ablation, batch_size
         of_length = {group.clean.shape[1]: group.clean for group in self.groups}
         self._layouts = {
-            length: model if isinstance(model, Layout) else take_apart(model, clean)
+            length: model if isinstance(model, Layout) else take_apart(model, clean, units)
             for length, clean in of_length.items()
         }
         layout = next(iter(self._layouts.values()))

@@ -10,7 +10,7 @@ So the graph is two lists of names and a few index maps, and a set of edges is o
 is no object per edge.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from torch import Tensor
 from workbench.errors import SettingError
 from workbench.model import HookedModel
 
-INPUT, LOGITS = "input", "logits"
+INPUT, LOGITS, REST = "input", "logits", "rest"
 
 Edges = Bool[Tensor, "*pos destination source"]
 """A set of edges: true where an edge is in it. With an axis of positions, an edge of each position for itself."""
@@ -136,15 +136,24 @@ class Graph:
 
 
 def transformer_graph(
-    n_layers: int, n_heads: int, n_kv_heads: int | None = None, *, parallel: bool = False, mlp: bool = True
+    n_layers: int,
+    n_heads: int,
+    n_kv_heads: int | None = None,
+    *,
+    parallel: bool = False,
+    mlp: bool = True,
+    units: Mapping[int, Sequence[str]] | None = None,
 ) -> Graph:
     """The graph of a decoder; `parallel` if attention and MLP of a block read the same residual stream (GPT-NeoX).
+
+    `units`: by layer, names of the units of an MLP that are nodes of their own (`n17`); what is left of it is the node
+    `m2.rest`. Each of them is a source and a destination, as a whole MLP is.
 
     With U = 1 + layers·(heads + 1) sources, GPT-2 small has U = 157, 445 destinations and 32,491 edges, as in Hanna et
     al. 2024 (arXiv:2403.17806). Under grouped-query attention a key-value head is one destination, not one per query
     head that uses it.
     """
-    n_kv = n_kv_heads or n_heads
+    n_kv, units = n_kv_heads or n_heads, units or {}
     group = n_heads // n_kv
     sources, destinations, spans = [INPUT], [], []
     feeds: list[tuple[int, int]] = []
@@ -161,10 +170,11 @@ def transformer_graph(
         if mlp:
             reads = before if parallel else len(sources)
             node, written = len(destinations), len(sources)
-            sources.append(f"m{layer}")
-            destinations.append(f"m{layer}")
-            feeds.append((node, written))
-            spans.append(Span(reads, range(node, node + 1), range(written, written + 1)))
+            names = [f"m{layer}.{name}" for name in (*units[layer], REST)] if layer in units else [f"m{layer}"]
+            sources += names
+            destinations += names
+            feeds += [(node + offset, written + offset) for offset in range(len(names))]
+            spans.append(Span(reads, range(node, len(destinations)), range(written, len(sources))))
     spans.append(Span(len(sources), range(len(destinations), len(destinations) + 1), range(len(sources), len(sources))))
     destinations.append(LOGITS)
     into = torch.zeros(len(destinations), len(sources), dtype=torch.bool)
@@ -172,8 +182,8 @@ def transformer_graph(
     return Graph(tuple(sources), tuple(destinations), tuple(spans), into)
 
 
-def graph_of(model: HookedModel) -> Graph:
-    """The graph of a model."""
+def graph_of(model: HookedModel, units: Mapping[int, Sequence[str]] | None = None) -> Graph:
+    """The graph of a model; `units` as of `transformer_graph`."""
     info, config = model.info, model.bridge.cfg
     return transformer_graph(
         info.n_layers,
@@ -181,6 +191,7 @@ def graph_of(model: HookedModel) -> Graph:
         info.n_kv_heads,
         parallel=bool(getattr(config, "parallel_attn_mlp", False)),
         mlp=not config.attn_only,
+        units=units,
     )
 
 

@@ -6,7 +6,7 @@ of queries and keys) is read off one run of the model itself. The parts then hav
 model that does anything that is not known here is refused instead of being misread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge.generalized_components.bloom_mlp import BloomMLPBridge
 from transformer_lens.model_bridge.sources.native.model import NativeAttention
 
+from circuits.choice import MLP, Choice
 from circuits.graph import Graph, graph_of
 from circuits.stages import Heads, Stage, Stream, Whole
-from workbench.errors import ModelError
+from circuits.units import Units
+from workbench.errors import ModelError, SettingError
 from workbench.model import HookedModel
 from workbench.norms import Norm, norm_of
 
@@ -58,7 +60,7 @@ class Layout:
     def settled(self) -> int:
         """From this stage on, every position is computed by itself."""
         number = len(self.stages)
-        while number and isinstance(self.stages[number - 1], Whole):
+        while number and isinstance(self.stages[number - 1], Whole | Units):
             number -= 1
         return number
 
@@ -127,26 +129,38 @@ class Layout:
         return self.stages[number].expand(states[number + 1] - others[number + 1], which)
 
 
-def take_apart(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Layout:
-    """The stages of a model for prompts as long as `tokens`.
+def take_apart(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], units: Mapping[int, Choice] | None = None
+) -> Layout:
+    """The stages of a model for prompts as long as `tokens`; `units`, by layer, are nodes of their own.
 
-    Raises `ModelError` if the parts do not give the model's own logits for the first prompt.
+    Raises `ModelError` if the parts do not give the model's own logits for the first prompt, or have no such units;
+    `SettingError` for wrong numbers of units.
     """
-    tokens = tokens[:1].to(model.device)
+    tokens, units = tokens[:1].to(model.device), units or {}
+    if missing := [layer for layer in units if not 0 <= layer < model.info.n_layers]:
+        raise SettingError(
+            f"{model.info.name} has no layer {missing[0]}; its layers are 0 to {model.info.n_layers - 1}"
+        )
     calls, logits = _overhear(model, tokens)
-    graph = graph_of(model)
+    graph = graph_of(model, {layer: choice.names for layer, choice in units.items()})
     bridge, config = model.bridge, model.bridge.cfg
     length, width = tokens.shape[1], config.d_model
     norm = partial(norm_of, width=width)
     stages: list[Stage] = []
     try:
-        for block, call in zip(bridge.blocks, calls, strict=True):
+        for layer, (block, call) in enumerate(zip(bridge.blocks, calls, strict=True)):
             ln1 = norm(block.ln1) if hasattr(block, "ln1") else None
             stages.append(_heads(block, call, ln1, length, config))
             if not config.attn_only:
                 ln2 = block.ln2 if hasattr(block, "ln2") else block.ln1
                 after = getattr(block, "ln2_post", nn.Identity())
-                stages.append(Whole(partial(_mlp, ln2, block.mlp, after)))
+                if layer in units:
+                    inner = partial(_mlp, ln2, block.mlp, nn.Identity())
+                    mlp = MLP(model, layer, tokens, norm(ln2), inner, norm(after))
+                    stages.append(units[layer].stage(mlp))
+                else:
+                    stages.append(Whole(partial(_mlp, ln2, block.mlp, after)))
         stages.append(Whole(partial(_last_logits, model)))
         layout = Layout(graph, tuple(stages), partial(_embed, model), model.info.name)
         with torch.no_grad():
