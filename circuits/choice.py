@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from circuits.units import Reads, Through, Units
-from saes.architectures.transcoder import MLP_INPUTS, MLP_OUTPUT, mlp_output
+from saes.architectures.transcoder import MLP_OUTPUT
 from saes.sae import SAE
 from workbench.errors import ModelError, SettingError
 from workbench.model import HookedModel
 from workbench.norms import Norm
-from workbench.sites import layer_of
 from workbench.weights import mlp_weights
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -28,6 +27,8 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: functional.relu(x).square(),
 )
 """What the neurons of language models do to what they read."""
+ENTRIES = 2**24
+"""Latents' activations that are held at a time."""
 NAMED = re.compile(r"m(\d+)\.([nf])(\d+)")
 """Nodes of units: `m2.n17`, neuron 17 of layer 2, or `m2.f17`, a latent."""
 
@@ -74,6 +75,8 @@ class MLP:
 class Choice(Protocol):
     """Some units of an MLP."""
 
+    numbers: Sequence[int]
+
     @property
     def names(self) -> tuple[str, ...]:
         """As `n17`."""
@@ -81,6 +84,10 @@ class Choice(Protocol):
 
     def stage(self, mlp: MLP) -> Units:
         """Raises `ModelError` and `SettingError` if the units are not there."""
+        ...
+
+    def only(self, numbers: Sequence[int]) -> "Choice":
+        """Other units of the same kind."""
         ...
 
 
@@ -93,6 +100,9 @@ class Neurons:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f"n{number}" for number in self.numbers)
+
+    def only(self, numbers: Sequence[int]) -> "Neurons":
+        return Neurons(numbers)
 
     @torch.no_grad()
     def stage(self, mlp: MLP) -> Units:
@@ -152,6 +162,9 @@ class Latents:
     def names(self) -> tuple[str, ...]:
         return tuple(f"f{number}" for number in self.numbers)
 
+    def only(self, numbers: Sequence[int]) -> "Latents":
+        return Latents(self.sae, numbers)
+
     @torch.no_grad()
     def stage(self, mlp: MLP) -> Units:
         sae, chosen = self.sae, torch.tensor(self.numbers)
@@ -183,10 +196,10 @@ def _first(maps: Float[Tensor, "... 1"]) -> Float[Tensor, "..."]:
 
 
 @torch.no_grad()
-def _opens(
-    sae: SAE, chosen: Int[Tensor, " unit"], read: Float[Tensor, "... d"], which: Int[Tensor, " u"]
-) -> Float[Tensor, "... u"]:
-    return (_encode(sae, read)[..., chosen[which]] > 0).to(read)
+def _opens(sae: SAE, chosen: Int[Tensor, " unit"], read: Float[Tensor, "... d"]) -> Float[Tensor, "... unit"]:
+    rows = read.flatten(0, -2).split(max(1, ENTRIES // sae.cfg.d_sae))
+    is_open = [(_encode(sae, some)[:, chosen] > 0).to(read) for some in rows]
+    return torch.cat(is_open).unflatten(0, read.shape[:-1])
 
 
 def _encode(sae: SAE, read: Float[Tensor, "... d"]) -> Float[Tensor, "... d_sae"]:
@@ -199,31 +212,6 @@ def _check(numbers: Sequence[int], count: int, what: str) -> None:
         raise SettingError(f"there is no number {wrong[0]} among the {count} {what}")
     if len(set(numbers)) < len(numbers):
         raise SettingError(f"the {what} name one of them twice: {list(numbers)}")
-
-
-def latents_by_layer(saes: Sequence[SAE], model: HookedModel) -> dict[int, SAE]:
-    """Transcoders and sparse autoencoders by the layer whose MLP they take apart.
-
-    Raises `SettingError` for one that belongs elsewhere, for two of one layer, and for a wrong width.
-    """
-    placed: dict[int, SAE] = {}
-    for sae in saes:
-        reads, writes = sae.route
-        at_output = reads == writes and len(reads) == 1 and reads[0].endswith(f".{MLP_OUTPUT}")
-        of_mlp = len(reads) == 1 and len(writes) == 1 and mlp_output(reads[0]) == writes[0]
-        if not (at_output or of_mlp) or not {*reads, *writes} <= set(model.sites):
-            inputs = " or ".join(f"blocks.N.{name}" for name in MLP_INPUTS)
-            raise SettingError(
-                f"latents are nodes where an MLP writes: of an SAE at blocks.N.{MLP_OUTPUT}, or of a transcoder from "
-                f"{inputs} to there; this one is at {sae.site or 'no known site'}"
-            )
-        layer = layer_of(reads[0])
-        if layer in placed:
-            raise SettingError(f"two of them take apart the MLP of layer {layer}; give one for each layer")
-        if {sae.cfg.d_in, sae.cfg.d_out or sae.cfg.d_in} != {model.info.d_model}:
-            raise SettingError(f"that of layer {layer} is {sae.cfg.d_in} wide, and the model {model.info.d_model}")
-        placed[layer] = sae
-    return dict(sorted(placed.items()))
 
 
 def all_units(model: HookedModel, saes: Mapping[int, SAE] | None = None) -> dict[int, Choice]:

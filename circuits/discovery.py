@@ -11,15 +11,19 @@ from typing import Any
 import torch
 
 from circuits.ablations import Ablation, ablation_named, mean_ablation
+from circuits.choice import Choice
 from circuits.circuit import Circuit, load_circuit
 from circuits.curves import Curves, RandomCurves, curves, random_curves
 from circuits.evaluation import Evaluation, evaluate, evaluation_from_json
 from circuits.experiment import Experiment
 from circuits.held_out import digests, draw, halves
 from circuits.methods import score_edges
+from circuits.optimal import optimal_ablation
 from circuits.positions import check_aligned, labels
 from circuits.scores.result import EdgeScores, load_scores
+from circuits.strongest import strongest_units
 from circuits.tasks.task import Task
+from saes.sae import SAE
 from workbench.errors import DamagedFile, ModelError, SettingError
 from workbench.files import read_json, whole_directory, write_json
 from workbench.model import HookedModel
@@ -145,9 +149,15 @@ def check_model(circuit: Circuit, model: HookedModel) -> None:
         )
 
 
-def make_ablation(name: str, model: HookedModel, references: Sequence[PromptPairs]) -> Ablation:
-    """An ablation by name; for the mean, over the clean prompts of `references`."""
-    return mean_ablation(model, [group.clean for group in references]) if name == "mean" else ablation_named(name)
+def make_ablation(
+    name: str, model: HookedModel, references: Sequence[PromptPairs], units: Mapping[int, Choice] | None = None
+) -> Ablation:
+    """An ablation by name; the mean and the optimal one are of the clean prompts of `references`."""
+    if name == "mean":
+        return mean_ablation(model, [group.clean for group in references], units=units)
+    if name == "optimal":
+        return optimal_ablation(Experiment(model, references, units=units))
+    return ablation_named(name)
 
 
 def how_many(share_or_number: float, n_edges: int) -> int:
@@ -170,12 +180,15 @@ def discover(
     seed: int = 0,
     sentence: int | None = None,
     by_position: bool = False,
+    units: int = 0,
+    saes: Mapping[int, SAE] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Discovery:
     """Score all edges on `n` prompts of a task, keep the first `edges` (share or number), and test on `n` others.
 
     `sentence`: only that one of the task's sentences, counted from 1. `by_position`: the edges of each position for
-    themselves, in prompts in which positions mean the same. `facts`: JSON values that are noted in the circuit.
+    themselves, in prompts in which positions mean the same. `units`: so many neurons, those that matter most, are nodes
+    of their own; or so many latents of `saes`, by layer. `facts`: JSON values that are noted in the circuit.
 
     Raises `SettingError` for an unknown method, ablation, number or sentence, and for positions that do not mean the
     same; `PromptError` for a task that the model has no words for.
@@ -184,15 +197,16 @@ def discover(
     if by_position:
         check_aligned(drawn, task.name)
     used, held_out = halves(drawn)
-    filling = make_ablation(ablation, model, used)
-    experiment = Experiment(model, used, task.metric, filling)
+    chosen = strongest_units(model, used, task.metric, units, saes) if units else None
+    filling = make_ablation(ablation, model, used, chosen)
+    experiment = Experiment(model, used, task.metric, filling, units=chosen)
     count = how_many(edges, experiment.graph.n_edges * (experiment.length if by_position else 1))
     scores = score_edges(experiment, method, n_edges=count, seed=seed, by_position=by_position)
     circuit = scores.circuit(count, ranking)
     about = {"task": task.name, "sentence": sentence, "seed": seed, "fingerprint": model.fingerprint, **(facts or {})}
     about |= {"positions": labels(used, model)} if by_position else {}
     circuit = replace(circuit, facts={**circuit.facts, **about})
-    test = Experiment(model, held_out, task.metric, filling)
+    test = Experiment(model, held_out, task.metric, filling, units=chosen)
     return Discovery(
         circuit,
         scores,

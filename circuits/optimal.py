@@ -5,12 +5,13 @@ tells about the prompt, with nothing added by an unlucky constant.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from circuits.ablations import Ablation
 from circuits.experiment import Batch, Experiment
+from circuits.units import Units
 from workbench.errors import SettingError
 from workbench.metrics import KL
 
@@ -35,37 +36,48 @@ def optimal_ablation(experiment: Experiment, *, steps: int = 50, lr: float = 0.0
 
 
 def _learn(experiment: Experiment, number: int, steps: int, lr: float) -> Float[Tensor, "..."]:
-    """The constant state of a stage, [d] of one node or [node d]."""
+    """The constant state of a stage."""
     rows = torch.cat([batch.clean.states[number + 1].flatten(0, 1) for batch in experiment.batches])
     mean, deviation = rows.mean(0), rows.std(0)
     moved = torch.zeros_like(mean, requires_grad=True)
     optimizer = torch.optim.Adam([moved], lr=lr)
-    n_nodes = len(mean) if mean.ndim > 1 else 1
-    lowest = torch.full((n_nodes,), float("inf"), device=mean.device)
+    owner = _owner(experiment, number, mean)
+    lowest = torch.full((int(owner.max()) + 1,), float("inf"), device=mean.device)
     best = mean.clone()
     for _ in range(steps + 1):
         constant = mean + deviation * moved
         optimizer.zero_grad()
         loss = torch.zeros_like(lowest)
         for batch in experiment.batches:
-            part = _harm(batch, number, constant) / len(experiment)
+            part = _harm(batch, number, constant, owner) / len(experiment)
             part.sum().backward(retain_graph=True)
             loss += part.detach()
         better = loss < lowest
         lowest = torch.where(better, loss, lowest)
-        best = torch.where(better[:, None] if mean.ndim > 1 else better, constant.detach(), best)
+        best = torch.where(better[owner], constant.detach(), best)
         optimizer.step()
     return best
 
 
-def _harm(batch: Batch, number: int, constant: Float[Tensor, "..."]) -> Float[Tensor, " node"]:
+def _owner(experiment: Experiment, number: int, state: Float[Tensor, "*entry"]) -> Int[Tensor, "*entry"]:
+    """The node, counted within the stage, that each entry of its state belongs to."""
+    batch = next(iter(experiment.batches))
+    stage = None if number < 0 else batch.layout.stages[number]
+    if isinstance(stage, Units):
+        units = torch.arange(state.numel(), device=state.device)
+        return units.clamp_max(len(stage))
+    nodes = torch.arange(len(state) if state.ndim > 1 else 1, device=state.device)
+    return nodes[:, None].expand(-1, state.shape[-1]).reshape(state.shape)
+
+
+def _harm(
+    batch: Batch, number: int, constant: Float[Tensor, "*entry"], owner: Int[Tensor, "*entry"]
+) -> Float[Tensor, " node"]:
     """KL, summed over examples, with each node of a stage replaced by its constant."""
     layout, clean = batch.layout, batch.clean.states[number + 1]
-    if constant.ndim == 1:
-        states = constant.expand_as(clean)
-    else:
-        swap = torch.eye(len(constant), dtype=torch.bool, device=constant.device)
-        states = torch.where(swap[:, None, None, :, None], constant, clean).flatten(0, 1)
+    nodes = torch.arange(int(owner.max()) + 1, device=owner.device)
+    swap = owner == nodes.view(-1, 1, 1, *[1] * owner.ndim)
+    states = torch.where(swap, constant, clean).flatten(0, 1)
     if number < 0:
         logits = layout.run(states).logits
     else:

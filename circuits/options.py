@@ -11,7 +11,7 @@ from workbench.errors import SettingError
 MethodName = Literal[
     "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact", "nodes", "flow", "masks", "acdc", "random"
 ]
-AblationName = Literal["resample", "zero", "mean"]
+AblationName = Literal["resample", "zero", "mean", "optimal"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class SearchOptions:
     edges: float = 0.1
     """How many edges to keep: up to 1 a share of all edges, above a number of them."""
     ablation: AblationName = "resample"
-    """What stands in for an edge that is not kept: the corrupted prompt's value, zero, or the mean of clean prompts."""
+    """What stands in for an edge that is not kept: the corrupted prompt's value, zero, the mean of clean prompts, or
+    the constant that disturbs the model least."""
     absolute: bool = False
     """Rank edges by the size of their effect; otherwise those that work for the answer come first."""
     examples: int = 100
@@ -56,8 +57,22 @@ class FindOptions(SearchOptions):
     """Only this one of the task's sentences, counted from 1."""
     by_position: bool = False
     """Tell the edges of each position apart, in prompts in which a position means the same throughout."""
+    units: int = 0
+    """So many neurons of the MLPs, those that matter most, are nodes of their own; the rest of an MLP stays one."""
+    latents: bool = False
+    """Units are latents of transcoders, not neurons."""
+    transcoders: tuple[Path, ...] = ()
+    """For latents: directories of transcoders, or of SAEs at blocks.N.hook_mlp_out, or one directory that holds them;
+    with the bundled model they may be left out."""
     out: Path | None = None
     """A new directory for circuit.json, scores.safetensors and evaluation.json."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.units < 0 or (self.latents and not self.units):
+            raise SettingError(f"units is {self.units}; say how many, as --units 32")
+        if self.transcoders and not self.latents:
+            raise SettingError("transcoders are given, but units are neurons; say --latents")
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,8 @@ class ScoreOptions:
     """Prompt pairs to draw. Those that the circuit was found on are left out."""
     seed: int | None = None
     """Of the prompts and the random circuits; the one after the seed that the circuit was found with, if left out."""
+    transcoders: tuple[Path, ...] = ()
+    """The transcoders or SAEs whose latents are nodes of the circuit, if they have moved."""
 
 
 @dataclass(frozen=True)

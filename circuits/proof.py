@@ -1,9 +1,10 @@
 """A proof: faithfulness, completeness and minimality of a circuit on prompts that it was not found on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.choice import chosen_again
 from circuits.circuit import Circuit
 from circuits.completeness import Completeness, Minimality, completeness, greedy_sets, minimality, random_sets
 from circuits.discovery import Discovery, make_ablation, what
@@ -12,6 +13,7 @@ from circuits.experiment import Experiment
 from circuits.held_out import without
 from circuits.positions import check_aligned
 from circuits.tasks.task import Task
+from saes.sae import SAE
 from workbench.errors import PromptError, SettingError
 from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
@@ -64,11 +66,13 @@ def prove(
     groups: Sequence[PromptPairs],
     *,
     source: str,
+    saes: Mapping[int, SAE] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Test a circuit on those of some prompts that its edges were not scored on. `source` says where they are from.
 
-    Raises `PromptError` if there are none, `SettingError` for a circuit by position on prompts of another length.
+    `saes`: by layer, those whose latents are nodes of the circuit. Raises `PromptError` if there are no such prompts,
+    `SettingError` for a circuit by position on prompts of another length, and for latents without their SAE.
     """
     fresh = without(groups, found.found_on)
     given, count = sum(map(len, groups)), sum(map(len, fresh))
@@ -77,7 +81,9 @@ def prove(
     circuit, facts = found.circuit, found.circuit.facts
     if circuit.by_position:
         check_aligned(fresh, source)
-    experiment = Experiment(model, fresh, task.metric, make_ablation(facts["ablation"], model, fresh))
+    units = chosen_again(circuit.graph.sources, saes or {})
+    filling = make_ablation(facts["ablation"], model, fresh, units)
+    experiment = Experiment(model, fresh, task.metric, filling, units=units)
     if circuit.by_position and experiment.length != len(circuit.edges):
         raise SettingError(f"the circuit has {len(circuit.edges)} positions, and {source} {experiment.length}")
     sets = random_sets(circuit, seed=seed)

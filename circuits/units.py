@@ -57,7 +57,7 @@ class Units:
     """With the weight of a norm after the MLP multiplied in."""
     whole: Callable[[Tensor], Tensor]
     """What the MLP makes of the residual stream [n pos d_model]; a norm after it left out, if there is one."""
-    opens: Callable[[Float[Tensor, "... d"], Int[Tensor, " u"]], Float[Tensor, "... u"]] | None = None
+    opens: Callable[[Float[Tensor, "... d"]], Float[Tensor, "... unit"]] | None = None
     """1 where latents are active, 0 elsewhere; None if units are always at work."""
     after: Norm | None = None
     """An RMSNorm that the sum of the nodes goes through before it is added (Gemma 2)."""
@@ -71,7 +71,7 @@ class Units:
 
     def taps(self, stream: Stream) -> Taps:
         read = self.reads(stream)
-        return self._maps(read), self._open(read, self._all(read)[:-1]), stream.view_as(stream)
+        return self._maps(read), self._open(read), stream.view_as(stream)
 
     def emit(self, taps: Taps) -> Float[Tensor, "n pos unit_d_model"]:
         maps, is_open, stream = taps
@@ -79,13 +79,13 @@ class Units:
 
     def activations(self, stream: Float[Tensor, "... d_model"]) -> Float[Tensor, "... unit"]:
         read = self.reads(stream)
-        return self.act(self._maps(read)) * self._open(read, self._all(read)[:-1])
+        return self.act(self._maps(read)) * self._open(read)
 
     def _maps(self, read: Float[Tensor, "... d"]) -> Float[Tensor, "... unit map"]:
         return (read @ self.W_in.flatten(0, 1).T).unflatten(-1, self.b_in.shape) + self.b_in
 
-    def _open(self, read: Float[Tensor, "... d"], which: Int[Tensor, " u"]) -> Float[Tensor, "... u"]:
-        return read.new_ones(*read.shape[:-1], len(which)) if self.opens is None else self.opens(read, which)
+    def _open(self, read: Float[Tensor, "... d"]) -> Float[Tensor, "... unit"]:
+        return read.new_ones(*read.shape[:-1], len(self)) if self.opens is None else self.opens(read)
 
     def _rest(self, stream: Float[Tensor, "*c n pos d_model"]) -> Float[Tensor, "*c n pos d_model"]:
         whole = self.whole(stream.flatten(0, -3)).unflatten(0, stream.shape[:-2])
@@ -108,11 +108,8 @@ class Units:
     def expand(
         self, state: Float[Tensor, "n pos unit_d_model"], which: Int[Tensor, " u"] | None = None
     ) -> Float[Tensor, "u n pos d_model"]:
-        which = self._all(state) if which is None else which
+        which = torch.arange(len(self) + 1, device=state.device) if which is None else which
         return self._written(state[None], which)[0]
-
-    def _all(self, like: Tensor) -> Int[Tensor, " u"]:
-        return torch.arange(len(self) + 1, device=like.device)
 
     def _written(
         self, state: Float[Tensor, "c n pos unit_d_model"], which: Int[Tensor, " u"]
@@ -140,8 +137,8 @@ class Units:
         maps = torch.einsum("cunsd,umd->cnsum", read, self.W_in[units]) + self.b_in[units]
         if self.opens is None:
             return self.act(maps)
-        is_open = [self.opens(read[:, i], units[i : i + 1]) for i in range(len(units))]
-        return self.act(maps) * torch.cat(is_open, dim=-1)
+        own = self.opens(read)[..., units].diagonal(dim1=1, dim2=-1)
+        return self.act(maps) * own
 
     def pull(self, stream: Stream, gradients: Taps, positions: slice) -> Float[Tensor, "v n pos_ d_model"]:
         maps, _, rest = (gradient[:, positions] for gradient in gradients)
@@ -152,8 +149,8 @@ class Units:
         times = len(read) // len(taps[2])
         if destination == len(self):
             return (*(tap.repeat(times, *[1] * (tap.ndim - 1)) for tap in taps[:2]), read)
-        own, one = self.reads(read), torch.tensor([destination], device=read.device)
+        own = self.reads(read)
         maps, is_open = (tap.repeat(times, *[1] * (tap.ndim - 1)) for tap in taps[:2])
         maps[:, :, destination] = own @ self.W_in[destination].T + self.b_in[destination]
-        is_open[:, :, one] = self._open(own, one)
+        is_open[:, :, destination] = self._open(own)[..., destination]
         return maps, is_open, taps[2].repeat(times, 1, 1)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def save_sae(sae: SAE, directory: str | Path) -> None:
             os.replace(stage / name, directory / name)
     finally:
         shutil.rmtree(stage)
+
+
+def load_saes(directories: Iterable[str | Path], device: str | torch.device = "cpu") -> list[SAE]:
+    """Read SAEs from their directories, or from directories that hold those of several. Raises as `load_sae`."""
+    return [load_sae(path, device) for directory in map(Path, directories) for path in _within(directory)]
+
+
+def _within(directory: Path) -> list[Path]:
+    if (directory / CONFIG_FILE).is_file():
+        return [directory]
+    return sorted(path.parent for path in directory.glob(f"*/{CONFIG_FILE}")) or [directory]
 
 
 def load_sae(directory: str | Path, device: str | torch.device = "cpu") -> SAE:

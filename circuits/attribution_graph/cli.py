@@ -60,16 +60,13 @@ def run(options: FeatureOptions) -> FeatureCircuit:
     from circuits.attribution_graph.neuronpedia import save_circuit
     from circuits.attribution_graph.pruning import prune
     from circuits.attribution_graph.transcoders import read_transcoders
-    from workbench.errors import SettingError
+    from circuits.latents import transcoder_directories
     from workbench.figures.attribution_graph import circuit as figure
     from workbench.files import write_text
     from workbench.model import load_model
     from workbench.prompts import one_token
-    from workbench.tinytown import TRANSCODER_DIR
 
-    directories = options.transcoders or ((TRANSCODER_DIR,) if options.model == "tinytown" else ())
-    if not directories:
-        raise SettingError("--transcoders needs the directories of transcoders trained on this model's MLPs")
+    directories = transcoder_directories(options.transcoders, options.model)
     model = load_model(options.model)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("attributing latents", total=None)

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.latents import latents_by_layer
 from saes.architectures.transcoder import MLP_INPUTS, mlp_output
 from saes.sae import SAE
-from saes.storage import load_sae
+from saes.storage import load_saes
 from workbench.activations import special_ids
 from workbench.errors import SettingError
 from workbench.model import HookedModel
-from workbench.sites import layer_of
 
 Transcoders = Mapping[int, SAE]
 """By layer."""
@@ -24,14 +24,7 @@ def read_transcoders(directories: Sequence[str | Path], model: HookedModel) -> d
 
     Raises `DamagedFile` and what `by_layer` raises.
     """
-    found = [path for directory in map(Path, directories) for path in _within(directory)]
-    return by_layer([load_sae(path, model.device) for path in found], model)
-
-
-def _within(directory: Path) -> list[Path]:
-    if (directory / "cfg.json").is_file():
-        return [directory]
-    return sorted(path.parent for path in directory.glob("*/cfg.json")) or [directory]
+    return by_layer(load_saes(directories, model.device), model)
 
 
 def by_layer(transcoders: Sequence[SAE], model: HookedModel) -> dict[int, SAE]:
@@ -39,24 +32,15 @@ def by_layer(transcoders: Sequence[SAE], model: HookedModel) -> dict[int, SAE]:
 
     Raises `SettingError` for one that reads or writes elsewhere, for two of one layer, and for a wrong width.
     """
-    placed: dict[int, SAE] = {}
     for transcoder in transcoders:
         reads, writes = transcoder.route
-        if len(reads) != 1 or len(writes) != 1 or mlp_output(reads[0]) != writes[0] or writes[0] not in model.sites:
+        if len(reads) != 1 or mlp_output(reads[0]) not in writes:
             wanted = " or ".join(f"blocks.N.{name}" for name in MLP_INPUTS)
             raise SettingError(
                 f"an attribution graph takes transcoders from {wanted} to blocks.N.hook_mlp_out; "
                 f"this one is from {', '.join(reads) or 'nowhere'} to {', '.join(writes) or 'nowhere'}"
             )
-        layer = layer_of(reads[0])
-        if reads[0] not in model.sites:
-            raise SettingError(f"{model.info.name} has no {reads[0]}, which a transcoder reads")
-        if layer in placed:
-            raise SettingError(f"two transcoders stand for the MLP of layer {layer}; give one for each layer")
-        if transcoder.widths != (model.info.d_model,) * 2:
-            raise SettingError(f"the transcoder of layer {layer} is {transcoder.widths[0]} wide, not d_model")
-        placed[layer] = transcoder
-    return dict(sorted(placed.items()))
+    return latents_by_layer(transcoders, model)
 
 
 def is_text(model: HookedModel, tokens: Int[Tensor, " pos"]) -> Bool[Tensor, " pos"]:

@@ -1,20 +1,29 @@
 """Neurons and latents as nodes, against the model's own run with edits, and against the MLP as one node."""
 
+import json
+
 import pytest
 import torch
 
 from circuits.ablations import ZERO, mean_ablation
-from circuits.choice import Latents, Neurons, chosen_again, latents_by_layer
+from circuits.choice import NAMED, Latents, Neurons, all_units, chosen_again
+from circuits.cli import find, score, show
+from circuits.discovery import load_discovery
 from circuits.experiment import Experiment
+from circuits.latents import latents_by_layer
 from circuits.layout import take_apart
+from circuits.optimal import optimal_ablation
 from circuits.scores.eap import eap
 from circuits.scores.exact import exact_effects
 from circuits.scores.ig import eap_ig_activations, eap_ig_inputs
+from circuits.scores.nodes import node_attribution
+from circuits.strongest import strongest_units
 from saes.architectures import ARCHITECTURES
 from saes.sae import SAE, SAEConfig
+from workbench.cli.main import run_command
 from workbench.edits import replace
 from workbench.errors import ModelError, SettingError
-from workbench.metrics import LOGIT_DIFFERENCE
+from workbench.metrics import KL, LOGIT_DIFFERENCE
 
 LAYER, NEURONS = 1, (3, 17, 5)
 DENSE = ("gpt2", "neox", "llama", "gemma2", "qwen3", "bloom")
@@ -224,7 +233,78 @@ def test_units_that_are_not_there(hooked, pairs):
         Experiment(hooked("mixtral"), pairs, units={LAYER: Neurons((1,))})
     with pytest.raises(SettingError, match="latents are nodes where an MLP writes"):
         latents_by_layer([sae_of("standard", "hook_resid_post")], model)
-    with pytest.raises(SettingError, match="two of them take apart the MLP of layer 1"):
+    with pytest.raises(SettingError, match="two sets of latents for the MLP of layer 1"):
         latents_by_layer([sae_of("standard", "hook_mlp_out")] * 2, model)
-    with pytest.raises(SettingError, match="is 16 wide, and the model 32"):
+    with pytest.raises(SettingError, match="of layer 1 are 16 wide, the model is 32"):
         latents_by_layer([sae_of("standard", "hook_mlp_out", d=16)], model)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_the_strongest_are_those_of_the_largest_node_scores(hooked, pairs, name):
+    model, saes = hooked(name), {LAYER: sae_of("standard", "hook_mlp_out")}
+    for given in (None, saes):
+        everyone = Experiment(model, pairs, units=all_units(model, given))
+        effects = node_attribution(everyone, steps=5).values.abs()
+        units = [number for number, source in enumerate(everyone.graph.sources) if NAMED.fullmatch(source)]
+        best = sorted(units, key=lambda number: -effects[number])[:10]
+        chosen = strongest_units(model, pairs, LOGIT_DIFFERENCE, 10, given)
+        names = {f"m{layer}.{name}" for layer, choice in chosen.items() for name in choice.names}
+        assert names == {everyone.graph.sources[number] for number in best}
+    for count in (0, 1000):
+        with pytest.raises(SettingError, match=f"{count} units are asked for; there are 144 neurons"):
+            strongest_units(model, pairs, LOGIT_DIFFERENCE, count)
+
+
+def test_the_optimal_constant_of_a_unit_is_its_own(hooked, pairs):
+    """Found on a grid by runs of the model itself, in which one neuron alone is held at each constant."""
+    model, site, pairs = hooked("llama"), f"blocks.{LAYER}.mlp.hook_post", pairs[:2]
+    ablation = optimal_ablation(Experiment(model, pairs, units={LAYER: Neurons(NEURONS)}), steps=15, lr=0.2)
+    found = ablation.states[9][2 * LAYER + 2][0, 0, : len(NEURONS)]
+    run = model.run(pairs.clean, capture=[site])
+
+    def harm(neuron, constant):
+        post = run[site].clone()
+        post[..., neuron] = constant
+        logits = model.run(pairs.clean, edits=[replace(site, post)]).logits[:, -1]
+        return float(KL(logits, pairs, run.logits[:, -1]).sum())
+
+    means = []
+    for neuron, constant in zip(NEURONS, found.tolist(), strict=True):
+        values = run[site][..., neuron]
+        grid = torch.linspace(float(values.min()), float(values.max()), 31).tolist()
+        best = min(harm(neuron, value) for value in grid)
+        assert harm(neuron, constant) < 1.01 * best
+        means.append(harm(neuron, float(values.mean())) / best)
+    assert max(means) > 1.05
+
+
+@pytest.mark.slow
+def test_a_circuit_with_latents_is_found_shown_and_scored(tmp_path, capsys):
+    place = tmp_path / "found"
+    asked = ["--sentence", "1", "--units", "3", "--latents", "--edges", "40", "--examples", "4", "--out", str(place)]
+    assert run_command("circuit find", find, asked) == 0
+    capsys.readouterr()
+    graph = load_discovery(place).circuit.graph
+    assert sum(NAMED.fullmatch(name) is not None for name in graph.sources) == 3
+    assert run_command("circuit score", score, [str(place), "--examples", "4", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["evaluation"]["f"] > 0.5
+    assert run_command("circuit show", show, [str(place)]) == 0
+    assert (place / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--latents"], "units is 0; say how many, as --units 32"),
+        (["--units", "-3"], "units is -3; say how many, as --units 32"),
+        (["--units", "4", "--transcoders", "here"], "transcoders are given, but units are neurons; say --latents"),
+        (["--units", "4", "--latents", "--transcoders", "nowhere"], "nowhere is not the directory of an SAE"),
+        (["--units", "5000"], "5000 units are asked for; there are 1,536 neurons"),
+    ],
+)
+def test_bad_units_are_refused_in_a_line(arguments, message, capsys):
+    assert run_command("circuit find", find, [*arguments, "--examples", "2"]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

@@ -1,6 +1,7 @@
 """Circuits: the graph, layer upon layer, and where the scores lie."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ PARTS = {"q": ("solid", -1, "queries"), "k": ("dash", 0, "keys"), "v": ("dot", 1
 PORT = 0.009
 """How far apart these arrive, of the figure's width."""
 BEND = np.linspace(0, 1, 17)
+CROWD = 20
+"""Units beside each other from which on they are small and bear no names."""
 
 
 def graph(circuit: "Circuit", scores: "EdgeScores") -> go.Figure:
@@ -147,17 +150,29 @@ def _group(name: str) -> str:
 
 
 def _places(sources: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """x and y of each node: the heads of a layer side by side, its MLP above them at the right."""
+    """x and y of each node: the heads of a layer side by side; its MLP above them at the right, its units beside it."""
     heads = [int(name.split(".h")[1]) for name in sources if ".h" in name]
     half = (max(heads, default=0) + 1) / 2
     places = {"input": (0.0, 0.0)}
+    units: dict[int, list[str]] = {}
     for name in sources[1:]:
         row = 2 * _layer(name) + 1
         places[name] = (int(name.split(".h")[1]) + 0.5 - half, row) if ".h" in name else (half + MLP_AT, row + 1)
+        if _is_unit(name):
+            units.setdefault(row + 1, []).append(name)
+    for row, names in units.items():
+        step = min(1.0, (2 * half + MLP_AT / 2) / max(len(names) - 1, 1))
+        for number, name in enumerate(reversed(names)):
+            places[name] = (half + MLP_AT / 2 - step * number, row)
     places["logits"] = (0.0, 1 + max(y for _, y in places.values()) if len(places) > 1 else 1)
     if not any(name.startswith("m") for name in sources[1:]):
         places["logits"] = (0.0, places["logits"][1] + 1)
     return places
+
+
+def _is_unit(name: str) -> bool:
+    """Whether a node is a neuron or a latent of an MLP."""
+    return name[0] == "m" and "." in name and not name.endswith(".rest")
 
 
 def _draw_edges(figure: go.Figure, circuit: "Circuit", edges: np.ndarray, values: np.ndarray, places: dict) -> None:
@@ -216,7 +231,7 @@ def _path(graph, destination: int, source: int, places: dict) -> np.ndarray:
     else:
         fed = [places[graph.sources[number]] for number in graph.feeds[destination].nonzero()[:, 0].tolist()]
         x1, y1 = sum(x for x, _ in fed) / len(fed), fed[0][1]
-        width = places["m0"][0] - min(x for x, _ in places.values()) if "m0" in places else len(places)
+        width = max(x for x, _ in places.values()) - min(x for x, _ in places.values())
         x1 += PARTS[name[-2]][1] * PORT * width if name.endswith(">") else 0.0
     rise = y1 - y0
     bow = 0.13 * rise if abs(x1 - x0) < 0.4 and rise > 1 else 0.0
@@ -231,29 +246,38 @@ def _draw_nodes(figure: go.Figure, circuit: "Circuit", values: np.ndarray, place
     within = np.array([name in inside for name in names])
     at = np.array([places[name] for name in names])
     edges = _flat(circuit.edges)
+    crowded = max(Counter(y for name, (_, y) in places.items() if _is_unit(name)).values(), default=0) > CROWD
     for strong in (False, True):
-        chosen = np.nonzero(within == strong)[0]
+        chosen = [names[i] for i in np.nonzero(within == strong)[0]]
+        where = at[within == strong]
         figure.add_scatter(
-            x=at[chosen, 0],
-            y=at[chosen, 1],
+            x=where[:, 0],
+            y=where[:, 1],
             mode="markers+text" if strong else "markers",
-            text=[names[i] for i in chosen] if strong else None,
+            text=["" if crowded and _is_unit(name) else _label(name) for name in chosen] if strong else None,
             textposition="middle center",
-            textfont={"size": 10, "color": "#ffffff"},
+            textfont={"size": [8 if name[0] == "m" and "." in name else 10 for name in chosen], "color": "#ffffff"},
             marker={
-                "symbol": [
-                    "square" if names[i] in ("input", "logits") or names[i][0] == "m" else "circle" for i in chosen
-                ],
-                "size": 34 if strong else 9,
+                "symbol": ["square" if name in ("input", "logits") or name[0] == "m" else "circle" for name in chosen],
+                "size": [_size(name, crowded) if strong else 9 for name in chosen],
                 "color": "#525c6d" if strong else GREY,
                 "opacity": 1 if strong else 0.35,
                 "line": {"width": 0},
             },
-            customdata=[_hover(circuit, edges, values, names[i]) if strong else names[i] for i in chosen],
+            customdata=[_hover(circuit, edges, values, name) if strong else name for name in chosen],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
-            meta={"columns": {"x": {"node": [names[i] for i in chosen]}, "y": {"row": at[chosen, 1].tolist()}}},
+            meta={"columns": {"x": {"node": chosen}, "y": {"row": where[:, 1].tolist()}}},
         )
+
+
+def _size(name: str, crowded: bool) -> int:
+    return 34 if not _is_unit(name) else 12 if crowded else 26
+
+
+def _label(name: str) -> str:
+    """What stands on a node."""
+    return name.split(".")[1] if _is_unit(name) else name
 
 
 def _hover(circuit: "Circuit", edges: np.ndarray, values: np.ndarray, name: str) -> str:

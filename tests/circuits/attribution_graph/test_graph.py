@@ -205,9 +205,9 @@ def test_transcoders_that_do_not_fit_are_refused(hooked):
     wide, high = random_transcoder("transcoder", 0, 16), random_transcoder("transcoder", 7, 32)
     middle = random_transcoder("transcoder", 0, 32, read="hook_resid_mid")
     for given, message in (
-        ([fits, fits], "two transcoders stand for the MLP of layer 1"),
+        ([fits, fits], "two sets of latents for the MLP of layer 1"),
         ([wide], "16 wide"),
-        ([high], "takes transcoders from blocks.N"),
+        ([high], "has no blocks.7.hook_mlp_out"),
         ([middle], "has no blocks.0.hook_resid_mid"),
     ):
         with pytest.raises(SettingError, match=message) as caught:
