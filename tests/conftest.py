@@ -1,8 +1,9 @@
-"""Checkpoints and models that many tests share; each is built once a session."""
+"""Checkpoints and models that many tests share, each built once a session; and in which order tests run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -21,7 +22,21 @@ class Scheduling(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False  # it puts the files of few tests last, the long ones among them
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests or a browser go first, so that no process is left with one when the others are done."""
+    long = {item.path for item in items if {"slow", "browser"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Shapes are not checked in slow tests, which do thousands of times what quicker ones do a few times, checked."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
+    return (yield)
 
 
 @pytest.fixture(scope="session")
