@@ -1,14 +1,14 @@
 """Checkpoints and models that many tests share, each built once a session; and in which order tests run."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from xdist.scheduler import LoadFileScheduling
 
+from tests import calls
 from tests.checkpoints import ARCHITECTURES, save_checkpoint
 from workbench.model import HookedModel, load_model
 
@@ -32,11 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Shapes are not checked in slow tests, which do thousands of times what quicker ones do a few times, checked."""
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
-    return (yield)
+def pytest_runtest_logstart() -> None:
+    calls.clear()
 
 
 @pytest.fixture(scope="session")
