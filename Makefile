@@ -5,7 +5,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: env app test bench lint clean
+# one process a core, up to four, each on one thread
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: env app test quick bench lint clean
 
 env: $(READY)
 
@@ -23,8 +26,11 @@ app: env
 
 test: env
 	@sh tests/browser/chromium.sh
-	@# one process a core, up to four, each on one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(TEST)
+
+quick: env
+	@sh tests/browser/chromium.sh
+	$(TEST) -m "not slow"
 
 bench: env
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -1,4 +1,4 @@
-"""Checkpoints and models that many tests share; each is built once a session."""
+"""Checkpoints and models that many tests share, each built once a session; and in which order tests run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from xdist.scheduler import LoadFileScheduling
 
+from tests import calls
 from tests.checkpoints import ARCHITECTURES, save_checkpoint
 from workbench.model import HookedModel, load_model
 
@@ -21,7 +22,18 @@ class Scheduling(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False  # it puts the files of few tests last, the long ones among them
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests or a browser go first, so that no process is left with one when the others are done."""
+    long = {item.path for item in items if {"slow", "browser"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_runtest_logstart() -> None:
+    calls.clear()
 
 
 @pytest.fixture(scope="session")

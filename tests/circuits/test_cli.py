@@ -88,7 +88,7 @@ def test_show_writes_a_page_without_the_model(found, capsys, tmp_path):
 
 def test_prompts_of_ones_own(capsys, tmp_path, found):
     path = tmp_path / "mine.jsonl"
-    names = ("Mary", "Anna", "Emma", "John", "Paul", "Peter")
+    names = ("Mary", "Anna", "John", "Paul")
     text = "Then {} and {} went to the park . {} gave the book to"
     records = [
         {"clean": text.format(a, b, b), "corrupted": text.format(a, b, a), "answer": a, "distractor": b}
@@ -97,26 +97,26 @@ def test_prompts_of_ones_own(capsys, tmp_path, found):
         if a != b
     ]
     path.write_text("\n".join(map(json.dumps, records)))
-    arguments = ("--task", path, "--method", "eap", "--edges", 60, "--ablation", "mean", "--absolute")
+    arguments = ("--task", path, "--method", "eap", "--edges", 20, "--ablation", "mean", "--absolute")
     status, out, _ = run("find", capsys, *arguments, "--json", "--out", tmp_path / "mine")
     assert status == 0
     value = json.loads(out)
     assert (value["facts"]["ablation"], value["facts"]["ranking"], value["facts"]["n_edges"]) == (
         "mean",
         "absolute",
-        60,
+        20,
     )
-    assert len(value["evaluation"]["examples"]) == 15
+    assert len(value["evaluation"]["examples"]) == 6
     status, out, _ = run("score", capsys, found, "--task", path, "--json")
     assert status == 0
     value = json.loads(out)
-    assert (value["prompts"], value["left_out"], len(value["evaluation"]["examples"])) == (path.stem, 0, 30)
+    assert (value["prompts"], value["left_out"], len(value["evaluation"]["examples"])) == (path.stem, 0, 12)
     assert value["evaluation"]["f"] > 0.85
     assert value["minimality"][0].keys() == {"node", "difference", "without"}
     assert len(value["completeness"]["sets"]) == 13
     status, out, _ = run("score", capsys, tmp_path / "mine", "--json")  # its own file, less what it was found on
     value = json.loads(out)
-    assert (value["left_out"], len(value["evaluation"]["examples"])) == (15, 15)
+    assert (value["left_out"], len(value["evaluation"]["examples"])) == (6, 6)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("masks", "acdc")])
@@ -165,11 +165,14 @@ def test_what_was_used_is_left_out():
     assert without([group], digests([group])) == []
 
 
-def test_a_circuit_is_not_scored_on_prompts_that_it_was_found_on(found, capsys):
+def test_a_circuit_is_not_scored_on_prompts_that_it_was_found_on(capsys, tmp_path):
     """The seed that it was found with draws the prompts that it was found on, and those that were held out."""
-    status, out, _ = run("score", capsys, found, "--seed", 0, "--examples", 24, "--json")
+    path = tmp_path / "one-sentence"
+    arguments = ("--sentence", 3, "--method", "eap", "--edges", 20, *SMALL, "--out", path)
+    assert run("find", capsys, *arguments)[0] == 0
+    status, out, _ = run("score", capsys, path, "--seed", 0, "--examples", 24, "--json")
     assert status == 0
-    value, loaded = json.loads(out), load_discovery(found)
+    value, loaded = json.loads(out), load_discovery(path)
     held_out = {one.prompt for one in loaded.evaluation.examples}
     assert {one["prompt"] for one in value["evaluation"]["examples"]} == held_out
     assert value["left_out"] == len(loaded.found_on)

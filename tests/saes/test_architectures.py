@@ -259,6 +259,7 @@ def test_the_auxiliary_loss_revives_dead_latents():
     assert dead_after_training(1 / 32) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard", "jumprelu", "gated", "matching_pursuit"])
 def test_training_recovers_a_known_dictionary(architecture):
     """96 features in 48 dimensions, three active at a time, are found to a cosine above 0.95."""

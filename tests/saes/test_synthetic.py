@@ -191,6 +191,6 @@ def test_wrong_names_and_widths():
 def test_matryoshka_finds_parents_that_batchtopk_lets_their_children_absorb():
     """Bussmann et al. 2025, arXiv:2503.17547: in the hierarchical world a child never fires without its parent."""
     flat, nested = (
-        run("hierarchical", architecture=architecture, tokens=400_000) for architecture in ("batchtopk", "matryoshka")
+        run("hierarchical", architecture=architecture, tokens=250_000) for architecture in ("batchtopk", "matryoshka")
     )
     assert nested.recovered > flat.recovered + 0.1

@@ -23,7 +23,7 @@ def model() -> HookedModel:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[PromptPairs]:
-    return task_prompts("ioi", 160)
+    return task_prompts("ioi", 64)
 
 
 def strongest(effect: Tensor, n: int) -> set[int]:

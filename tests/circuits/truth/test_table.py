@@ -17,6 +17,8 @@ from workbench.figures import truth as figures
 from workbench.figures.frame import reading
 from workbench.metrics import L2, LOGIT_DIFFERENCE
 
+pytestmark = pytest.mark.slow  # most of these tests need the whole table
+
 ABLATIONS = [ZERO.name, RESAMPLE.name]
 BY_ZERO, BY_RESAMPLE = map(behavioural_under, (ZERO, RESAMPLE))
 OWN = {ZERO.name: BY_ZERO, RESAMPLE.name: BY_RESAMPLE}
