@@ -43,8 +43,6 @@ def latents_by_layer(saes: Sequence[SAE], model: HookedModel) -> dict[int, SAE]:
         widths = {sae.cfg.d_in, sae.cfg.d_out or sae.cfg.d_in}
         if widths != {model.info.d_model}:
             wide = " to ".join(map(str, sorted(widths)))
-            raise SettingError(
-                f"the latents of layer {layer} are {wide} wide, and {model.info.name} {model.info.d_model}"
-            )
+            raise SettingError(f"the latents of layer {layer} are {wide} wide, the model is {model.info.d_model}")
         placed[layer] = sae
     return dict(sorted(placed.items()))
