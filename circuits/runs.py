@@ -34,9 +34,10 @@ def run_circuits(
     graph = layout.graph
     used = torch.ones_like(graph.edges) if circuits.requires_grad else _flat(circuits != 0)
     needed = _needed(layout, used)
-    alike = _alike(layout, circuits, used, known)
+    differ = _flat(circuits != circuits[:1])
+    alike = _alike(layout, circuits, used, differ, known)
     shared = alike[torch.cat(needed)]
-    pool = _Pool(circuits.to(clean.logits), int(shared.sum()), int((~shared).sum()))
+    pool = _Pool(circuits.to(clean.logits), differ.any(1), int(shared.sum()), int((~shared).sum()))
     pool.add(needed[0], layout.difference(-1, clean.states, ablated.states)[None])
     for number, (span, stage) in enumerate(zip(graph.spans, layout.stages, strict=True)):
         nodes = needed[number + 1]
@@ -49,7 +50,8 @@ def run_circuits(
         away = ablated.streams[span.reads][:, positions]
         if not span.sources:
             which = torch.zeros(1, dtype=torch.long)
-            return stage.split(pool.reads(away, span.destinations.start + stage.inputs(which), positions), which)[:, 0]
+            reads = pool.reads(away, span.destinations.start + stage.inputs(which), positions)
+            return stage.split(reads, which)[:, 0].expand(len(circuits), -1, -1)
         for together in (True, False):
             some = nodes[alike[nodes] == together]
             if len(some):
@@ -63,9 +65,18 @@ def run_circuits(
 class _Pool:
     """The differences written so far, of all circuits together or of each, and their sums over edges."""
 
-    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], shared: int, own: int) -> None:
-        """There will be so many sources that write the same in all circuits, and that do not."""
-        self.gates, self.shared, self.own = gates, shared, own
+    def __init__(
+        self,
+        gates: Float[Tensor, "circuit *pos destination source"],
+        differ: Bool[Tensor, " destination"],
+        shared: int,
+        own: int,
+    ) -> None:
+        """There will be so many sources that write the same in all circuits, and that do not.
+
+        `differ`: whether the edges into a destination are not the same in all circuits.
+        """
+        self.gates, self.differ, self.shared, self.own = gates, differ, shared, own
         self.blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.buffers: dict[int, Tensor] = {}
 
@@ -97,15 +108,16 @@ class _Pool:
 
         `ablated` is what they read there in the ablated run.
         """
-        gates = self.gates[:1] if together else self.gates
-        gates = gates[..., destinations, :]
+        gates = self.gates[..., destinations, :]
         if gates.ndim > 3:
             gates = gates[:, positions]
+        once = together or not self.differ[destinations].any()
         total = ablated
         for count, blocks in self.blocks.items():  # those of all circuits come first
             if count == 1 or not together:
+                some = gates[:1] if count == 1 and once else gates
                 for nodes, block in blocks:
-                    total = _add(total, gates[..., nodes], block[..., positions, :])
+                    total = _add(total, some[..., nodes], block[..., positions, :])
         return total
 
 
@@ -147,7 +159,11 @@ def _needed(layout: Layout, used: Bool[Tensor, "destination source"]) -> list[In
 
 
 def _alike(
-    layout: Layout, circuits: Gates, used: Bool[Tensor, "destination source"], known: int
+    layout: Layout,
+    circuits: Gates,
+    used: Bool[Tensor, "destination source"],
+    differ: Bool[Tensor, "destination source"],
+    known: int,
 ) -> Bool[Tensor, " source"]:
     """The sources that write the same in all of the circuits."""
     graph = layout.graph
@@ -155,7 +171,6 @@ def _alike(
     alike[:known] = True
     if circuits.requires_grad and len(circuits) > 1:
         return alike
-    differ = _flat(circuits != circuits[:1])
     for span, stage in zip(graph.spans[:-1], layout.stages, strict=False):
         rows = slice(span.destinations.start, span.destinations.stop)
         columns = slice(span.sources.start, span.sources.stop)
