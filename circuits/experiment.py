@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.ablations import RESAMPLE, Ablation
@@ -201,9 +201,9 @@ class Experiment:
         circuits = circuits.to(self.device)
         if circuits.ndim > 3 and circuits.shape[1] != self.length:
             raise SettingError(f"a circuit of {circuits.shape[1]} positions, for prompts of {self.length}")
+        # together, each computes the nodes of all; only a GPU, which is not full with one, gains from circuits unlike
+        apart = self.device.type == "cpu" and known == 1 and _unlike(circuits != 0)
         for batch in self.batches:
-            # together, each computes the nodes of all; only a GPU, which is not full with one, gains
-            apart = self.device.type == "cpu" and known == 1
             with torch.no_grad():
                 parts = [
                     run_circuits(batch.layout, batch.clean, batch.ablated, some, known=known)
@@ -214,3 +214,8 @@ class Experiment:
     def values(self, circuits: Gates, *, known: int = 1) -> Float[Tensor, "circuit example"]:
         """The metric of each example with only the edges of each circuit in place; see `logits`."""
         return torch.cat([batch.values(logits) for batch, logits in self.logits(circuits, known=known)], dim=1).cpu()
+
+
+def _unlike(circuits: Bool[Tensor, "circuit *pos destination source"]) -> bool:
+    """Whether all of them together have more than twice the edges that one has."""
+    return bool(circuits.any(0).sum() > 2 * circuits.sum() / len(circuits))
