@@ -23,7 +23,7 @@ from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
 DIFFERENCES = 2**28
-"""Bytes that the differences of all nodes may take at a time; it sets how many prompts and circuits go together."""
+"""Bytes that the differences of all nodes may take at a time, roughly; it sets how many prompts and circuits go together."""
 KEPT = 2**31
 """Bytes of runs that are kept; if they come to more, they are made again each time."""
 Some = TypeVar("Some", list[float], Tensor)
@@ -159,9 +159,13 @@ class Experiment:
                 yield self._batch(number, group[start : start + size])
                 number += 1
 
-    def together(self, batch: Batch, runs: Some) -> Iterator[Some]:
-        """Some runs of a batch at a time, as many as keep memory within bounds."""
-        fits = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(len(self.graph.sources))))
+    def together(self, batch: Batch, runs: Some, *, known: int = 1) -> Iterator[Some]:
+        """Some runs of a batch at a time, as many as keep memory within bounds.
+
+        Each holds what its sources write, but for the first `known`, and what the destinations of a stage read.
+        """
+        streams = len(self.graph.sources) - known + max(len(span.destinations) for span in self.graph.spans)
+        fits = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(streams)))
         for start in range(0, len(runs), fits):
             yield runs[start : start + fits]
 
@@ -207,7 +211,7 @@ class Experiment:
             with torch.no_grad():
                 parts = [
                     run_circuits(batch.layout, batch.clean, batch.ablated, some, known=known)
-                    for some in (circuits.split(1) if apart else self.together(batch, circuits))
+                    for some in (circuits.split(1) if apart else self.together(batch, circuits, known=known))
                 ]
             yield batch, torch.cat(parts)
 

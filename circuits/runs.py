@@ -95,7 +95,9 @@ class _Pool:
             capacity = self.shared if count == 1 else self.own
             self.buffers[count] = differences.new_empty(count, capacity, *differences.shape[2:])
         before = blocks[0][0] if blocks else nodes[:0]
-        self.buffers[count][:, len(before) : len(before) + len(nodes), :, -differences.shape[3] :] = differences
+        block = self.buffers[count][:, len(before) : len(before) + len(nodes)]
+        block[..., : -differences.shape[3], :] = 0  # a closed gate would let a NaN through
+        block[..., -differences.shape[3] :, :] = differences
         nodes = torch.cat([before, nodes])
         self.blocks[count] = [(nodes, self.buffers[count][:, : len(nodes)])]
 
