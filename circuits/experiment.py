@@ -23,7 +23,7 @@ from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
 DIFFERENCES = 2**28
-"""Bytes that the differences of all nodes may take at a time, roughly; it sets how many prompts and circuits go together."""
+"""Bytes, roughly, that circuit runs may take at a time; it sets how many prompts and circuits go together."""
 KEPT = 2**31
 """Bytes of runs that are kept; if they come to more, they are made again each time."""
 Some = TypeVar("Some", list[float], Tensor)
