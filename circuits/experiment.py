@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.ablations import RESAMPLE, Ablation
@@ -23,7 +23,7 @@ from workbench.model import HookedModel
 from workbench.prompts import PromptPairs
 
 DIFFERENCES = 2**28
-"""Bytes that the differences of all nodes may take at a time; it sets how many prompts and circuits go together."""
+"""Bytes, roughly, that circuit runs may take at a time; it sets how many prompts and circuits go together."""
 KEPT = 2**31
 """Bytes of runs that are kept; if they come to more, they are made again each time."""
 Some = TypeVar("Some", list[float], Tensor)
@@ -159,9 +159,13 @@ class Experiment:
                 yield self._batch(number, group[start : start + size])
                 number += 1
 
-    def together(self, batch: Batch, runs: Some) -> Iterator[Some]:
-        """Some runs of a batch at a time, as many as keep memory within bounds."""
-        fits = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(len(self.graph.sources))))
+    def together(self, batch: Batch, runs: Some, *, known: int = 1) -> Iterator[Some]:
+        """Some runs of a batch at a time, as many as keep memory within bounds.
+
+        Each holds what its sources write, but for the first `known`, and what the destinations of a stage read.
+        """
+        streams = len(self.graph.sources) - known + max(len(span.destinations) for span in self.graph.spans)
+        fits = max(1, DIFFERENCES // (batch.pairs.clean.numel() * self._width(streams)))
         for start in range(0, len(runs), fits):
             yield runs[start : start + fits]
 
@@ -201,16 +205,21 @@ class Experiment:
         circuits = circuits.to(self.device)
         if circuits.ndim > 3 and circuits.shape[1] != self.length:
             raise SettingError(f"a circuit of {circuits.shape[1]} positions, for prompts of {self.length}")
+        # together, each computes the nodes of all; only a GPU, which is not full with one, gains from circuits unlike
+        apart = self.device.type == "cpu" and known == 1 and _unlike(circuits != 0)
         for batch in self.batches:
-            # together, each computes the nodes of all; only a GPU, which is not full with one, gains
-            apart = self.device.type == "cpu" and known == 1
             with torch.no_grad():
                 parts = [
                     run_circuits(batch.layout, batch.clean, batch.ablated, some, known=known)
-                    for some in (circuits.split(1) if apart else self.together(batch, circuits))
+                    for some in (circuits.split(1) if apart else self.together(batch, circuits, known=known))
                 ]
             yield batch, torch.cat(parts)
 
     def values(self, circuits: Gates, *, known: int = 1) -> Float[Tensor, "circuit example"]:
         """The metric of each example with only the edges of each circuit in place; see `logits`."""
         return torch.cat([batch.values(logits) for batch, logits in self.logits(circuits, known=known)], dim=1).cpu()
+
+
+def _unlike(circuits: Bool[Tensor, "circuit *pos destination source"]) -> bool:
+    """Whether all of them together have more than twice the edges that one has."""
+    return bool(circuits.any(0).sum() > 2 * circuits.sum() / len(circuits))

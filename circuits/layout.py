@@ -64,6 +64,15 @@ class Layout:
             number -= 1
         return number
 
+    @cached_property
+    def last(self) -> tuple[Stage, ...]:
+        """The stages, if only the logits count: the last that looks back does so from the last position only."""
+        number = self.settled - 1
+        stage = self.stages[number]
+        if not isinstance(stage, Heads):
+            return self.stages
+        return (*self.stages[:number], replace(stage, bias=stage.bias[:, -1:]), *self.stages[number + 1 :])
+
     def run(self, embedded: Stream, *, taps: bool = False, adds: Adds | None = None) -> Trace:
         """The plain run, from the embedding on. With `taps`, they and what the stages add are kept for gradients.
 

@@ -7,8 +7,8 @@ what the source writes in this run and what it writes when ablated:
 
 That equals the clean stream with every other edge patched (Hanna et al. 2024, `evaluate`), but costs only what the
 circuit has: nodes that no edge leaves are never computed. With all edges the run is the clean run, with none the
-ablated one. Of several circuits that are run together, what is the same in all is computed once, and after the last
-layer that looks back only the last position is.
+ablated one. Of several circuits that are run together, what is the same in all is computed once; the last layer that
+looks back is computed for the last query only, and what comes after it at the last position.
 
 A norm after a layer (Gemma 2) divides the sum of its nodes; each node is said to write its own share of the sum,
 divided by the norm of this very run, so that the shares add up exactly.
@@ -32,13 +32,17 @@ def run_circuits(
     sources are taken from the clean run: in every circuit, all edges before them must be in place.
     """
     graph = layout.graph
-    used = torch.ones_like(graph.edges) if circuits.requires_grad else _flat(circuits != 0)
+    first = next(span.destinations.start for span in graph.spans if span.sources.start >= known or not span.sources)
+    gates = circuits[..., first:, :]  # the rest leads to sources that are known
+    used, differ = torch.zeros_like(graph.edges), torch.zeros_like(graph.edges)
+    used[first:] = True if circuits.requires_grad else _flat(gates != 0)
+    differ[first:] = _flat(gates != gates[:1])
     needed = _needed(layout, used)
-    alike = _alike(layout, circuits, used, known)
+    alike = _alike(layout, circuits, used, differ, known)
     shared = alike[torch.cat(needed)]
-    pool = _Pool(circuits.to(clean.logits), int(shared.sum()), int((~shared).sum()))
+    pool = _Pool(gates.to(clean.logits), differ[first:].any(1), int(shared.sum()), int((~shared).sum()))
     pool.add(needed[0], layout.difference(-1, clean.states, ablated.states)[None])
-    for number, (span, stage) in enumerate(zip(graph.spans, layout.stages, strict=True)):
+    for number, (span, stage) in enumerate(zip(graph.spans, layout.last, strict=True)):
         nodes = needed[number + 1]
         if span.sources and span.sources.start < known:
             if len(nodes):
@@ -49,23 +53,33 @@ def run_circuits(
         away = ablated.streams[span.reads][:, positions]
         if not span.sources:
             which = torch.zeros(1, dtype=torch.long)
-            return stage.split(pool.reads(away, span.destinations.start + stage.inputs(which), positions), which)[:, 0]
+            reads = pool.reads(away, span.destinations.start - first + stage.inputs(which), positions)
+            return stage.split(reads, which)[:, 0].expand(len(circuits), -1, -1)
         for together in (True, False):
             some = nodes[alike[nodes] == together]
             if len(some):
                 which = some - span.sources.start
-                destinations = span.destinations.start + stage.inputs(which)
+                destinations = span.destinations.start - first + stage.inputs(which)
                 written = stage.split(pool.reads(away, destinations, positions, together=together), which)
-                pool.add(some, written - layout.expand(number, ablated.states, which)[..., positions, :])
+                pool.add(some, written - layout.expand(number, ablated.states, which)[..., -written.shape[3] :, :])
     raise AssertionError("a graph ends in the logits")
 
 
 class _Pool:
     """The differences written so far, of all circuits together or of each, and their sums over edges."""
 
-    def __init__(self, gates: Float[Tensor, "circuit *pos destination source"], shared: int, own: int) -> None:
-        """There will be so many sources that write the same in all circuits, and that do not."""
-        self.gates, self.shared, self.own = gates, shared, own
+    def __init__(
+        self,
+        gates: Float[Tensor, "circuit *pos destination source"],
+        differ: Bool[Tensor, " destination"],
+        shared: int,
+        own: int,
+    ) -> None:
+        """There will be so many sources that write the same in all circuits, and that do not.
+
+        `differ`: whether the edges into a destination are not the same in all circuits.
+        """
+        self.gates, self.differ, self.shared, self.own = gates, differ, shared, own
         self.blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.buffers: dict[int, Tensor] = {}
 
@@ -81,7 +95,9 @@ class _Pool:
             capacity = self.shared if count == 1 else self.own
             self.buffers[count] = differences.new_empty(count, capacity, *differences.shape[2:])
         before = blocks[0][0] if blocks else nodes[:0]
-        self.buffers[count][:, len(before) : len(before) + len(nodes), :, -differences.shape[3] :] = differences
+        block = self.buffers[count][:, len(before) : len(before) + len(nodes)]
+        block[..., : -differences.shape[3], :] = 0  # a closed gate would let a NaN through
+        block[..., -differences.shape[3] :, :] = differences
         nodes = torch.cat([before, nodes])
         self.blocks[count] = [(nodes, self.buffers[count][:, : len(nodes)])]
 
@@ -97,8 +113,8 @@ class _Pool:
 
         `ablated` is what they read there in the ablated run.
         """
-        gates = self.gates[:1] if together else self.gates
-        gates = gates[..., destinations, :]
+        once = together or not self.differ[destinations].any()
+        gates = (self.gates[:1] if once else self.gates)[..., destinations, :]
         if gates.ndim > 3:
             gates = gates[:, positions]
         total = ablated
@@ -111,16 +127,18 @@ class _Pool:
 
 def _add(
     total: Float[Tensor, "*circuit_v #n pos d_model"],
-    gates: Float[Tensor, "circuit *pos v u"],
-    differences: Float[Tensor, "c u n pos d_model"],
+    gates: Float[Tensor, "#circuit *pos v u"],
+    differences: Float[Tensor, "#circuit u n pos d_model"],
 ) -> Float[Tensor, "circuit v n pos d_model"]:
     """What is read, and what comes to it through gates. A new tensor: adding is fused with the matrix product."""
     shape = differences.shape[2:]
     if gates.ndim > 3:
-        return total + torch.einsum("csvu,cunsd->cvnsd", gates, differences.expand(len(gates), -1, -1, -1, -1))
+        count = max(len(gates), len(differences))
+        gates, differences = (x.expand(count, -1, -1, -1, *x.shape[4:]) for x in (gates, differences))
+        return total + torch.einsum("csvu,cunsd->cvnsd", gates, differences)
     flat, total = differences.flatten(2), total.expand(*total.shape[:-3], *shape).flatten(-3)
     if len(differences) > 1:
-        return torch.baddbmm(total, gates, flat).unflatten(2, shape)
+        return torch.baddbmm(total, gates.expand(len(differences), -1, -1), flat).unflatten(2, shape)
     if total.ndim > 1:
         total = total.flatten(0, 1)
     return torch.addmm(total, gates.flatten(0, 1), flat[0]).unflatten(0, gates.shape[:2]).unflatten(2, shape)
@@ -147,7 +165,11 @@ def _needed(layout: Layout, used: Bool[Tensor, "destination source"]) -> list[In
 
 
 def _alike(
-    layout: Layout, circuits: Gates, used: Bool[Tensor, "destination source"], known: int
+    layout: Layout,
+    circuits: Gates,
+    used: Bool[Tensor, "destination source"],
+    differ: Bool[Tensor, "destination source"],
+    known: int,
 ) -> Bool[Tensor, " source"]:
     """The sources that write the same in all of the circuits."""
     graph = layout.graph
@@ -155,7 +177,6 @@ def _alike(
     alike[:known] = True
     if circuits.requires_grad and len(circuits) > 1:
         return alike
-    differ = _flat(circuits != circuits[:1])
     for span, stage in zip(graph.spans[:-1], layout.stages, strict=False):
         rows = slice(span.destinations.start, span.destinations.stop)
         columns = slice(span.sources.start, span.sources.stop)

@@ -84,7 +84,8 @@ class Heads:
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """Norms and rotates queries and keys, [n head pos d_head]."""
     bias: Float[Tensor, "#head query key"]
-    """Added to the scores: minus infinity where a query may not look, and ALiBi's slopes."""
+    """Added to the scores: minus infinity where a query may not look, and ALiBi's slopes. With one query, it is the
+    last, and only what the heads write there is computed."""
     scale: float
     soft_cap: float | None
     after: Norm | None
@@ -107,7 +108,8 @@ class Heads:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, heads: Tensor | None = None) -> Tensor:
         """Mixed values, [n head pos d_head]; keys and values of fewer heads serve equally many query heads each."""
-        q, k = self.prepare(q, k)
+        q, k = self.prepare(q.expand(-1, -1, k.shape[2], -1), k)
+        q = q[:, :, -self.bias.shape[1] :]
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
@@ -150,13 +152,15 @@ class Heads:
 
     def split(
         self, reads: Float[Tensor, "c v n pos d_model"], which: Int[Tensor, " u"]
-    ) -> Float[Tensor, "c u n pos d_model"]:
+    ) -> Float[Tensor, "c u n query d_model"]:
         kv = self._kv(which)
         normed = _maybe(self.norm, reads)
-        parts = normed.split([len(which), len(kv), len(kv)], dim=1)
+        q, k, v = normed.split([len(which), len(kv), len(kv)], dim=1)
         q, k, v = (
             _project_each(part, _chosen(weight, rows), _chosen(bias, rows))
-            for part, (weight, bias), rows in zip(parts, self._weights, (which, kv, kv), strict=True)
+            for part, (weight, bias), rows in zip(
+                (q[..., -self.bias.shape[1] :, :], k, v), self._weights, (which, kv, kv), strict=True
+            )
         )
         if len(kv) < len(which):
             serves = torch.searchsorted(kv, which // (len(self.W_Q) // len(self.W_K)))

@@ -31,6 +31,7 @@ class Peer:
         self.folder = folder
         self.settings = json.loads((folder / "settings.json").read_text())
         self.model = load(folder / "model")
+        self.model.edges = in_order(self.model)
         prompts = load_file(folder / "prompts.safetensors")
         answers, wrong = (list(prompts[name][:, None]) for name in ("answers", "distractors"))
         self.clean, self.corrupted = prompts["clean"], prompts["corrupted"]
@@ -124,20 +125,19 @@ def layout(model):
     return sorted(found, key=lambda part: part[1])
 
 
-def order(model) -> torch.Tensor:
-    """(destination, source) of every edge, in the order in which ACDC visits them."""
+def in_order(model):
+    """Its edges in the published order: from the last destination to the first, for each the latest source first.
+
+    The peer has them in a set, so that within a stage it would visit them in another order each time.
+    """
     rows = {name: numbers for name, numbers, _, _ in layout(model)}
-    edges = sorted(model.edges, key=lambda edge: edge.dest.layer, reverse=True)
-    pairs = [(rows[edge.dest.module_name][edge.dest.head_idx or 0], edge.src.src_idx) for edge in edges]
-    return torch.tensor(pairs)
+    number = {edge: (rows[edge.dest.module_name][edge.dest.head_idx or 0], edge.src.src_idx) for edge in model.edges}
+    return sorted(model.edges, key=number.get, reverse=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    peer = Peer(folder)
-    save_file({"order": order(peer.model)}, folder / "order.safetensors")
-    serve(peer.works())
+    serve(Peer(Path(sys.argv[1])).works())
 
 
 if __name__ == "__main__":

@@ -188,6 +188,21 @@ def test_circuits_together_are_circuits_one_by_one(experiment):
     assert torch.allclose(experiment.values(by_position), together, atol=1e-5)
 
 
+def test_no_memory_is_read_before_it_is_written(experiment):
+    """Circuits that differ in one head of the last attention, with new memory full of NaN."""
+    graph = experiment.graph
+    head = graph.destinations.index("a2.h1<q>")
+    circuits = graph.edges.repeat(3, 1, 1)
+    circuits[1, head, 0] = circuits[2, head, 3] = False
+    apart = torch.cat([experiment.values(circuit[None]) for circuit in circuits])
+    torch.use_deterministic_algorithms(True)  # fills it
+    try:
+        together = experiment.values(circuits)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
 def test_known_sources_change_nothing(experiment):
     graph = experiment.graph
     span = graph.spans[3]
