@@ -1,6 +1,7 @@
 """Circuit discovery against auto-circuit 1.0.1, in processor seconds and bytes.
 
     python benchmarks/circuit_discovery.py [--json] [--rounds 3] [--peer PYTHON] [--only eap ig curve acdc acdc-dense]
+    python benchmarks/circuit_discovery.py --rounds 1 --only acdc-gpt2
 
 Both sides work on the same GPT-2 of random weights and the same random prompts on one thread, alternately, each in a
 process of its own that loads once; only the work is measured. At the size of GPT-2 small:
@@ -11,10 +12,11 @@ process of its own that loads once; only the work is measured. At the size of GP
   (`eap_ig_inputs`) runs beside it with as many gradients, and is compared by time and memory alone.
 * `curve`: MIB's faithfulness curve, ten circuits ranked by the same scores.
 
-ACDC is on a smaller model, as the peer would need days for the other: `acdc` at a threshold that keeps 4% of the edges,
-about as many as published circuits have; `acdc-dense` at one that keeps 11%, where no node falls away and every edge
-has to be tested. It is given the peer's order of edges, and must keep the same ones. Scores must agree to 1e-4 of the
-largest, logits to 1e-4.
+ACDC is on a smaller model: `acdc` at a threshold that keeps 4% of the edges, about as many as published circuits have;
+`acdc-dense` at one that keeps 11%, where no node falls away and every edge has to be tested. `acdc-gpt2`, which is only
+done if asked for, as the peer needs half an hour, is at the size of GPT-2 small, but for 5,000 tokens instead of 50,257
+and one pair of prompts of 4 tokens; 1.8% of its 32,491 edges are kept. Both sides take the edges in the published order
+and must keep the same ones. Scores must agree to 1e-4 of the largest, logits to 1e-4.
 
 The peer needs an environment of its own, which `--peer` names; by default it is made in `build/peers/auto_circuit`,
 from PyPI. Memory is read from /proc, so the benchmark needs Linux.
@@ -80,8 +82,9 @@ LONG = "acdc-gpt2"
 """Only done if asked for."""
 POINTS = 5
 """Of integrated gradients."""
-THRESHOLDS = {"acdc": (1, -2), "acdc-dense": (3, -3), "acdc-gpt2": (1, -2)}
-"""In nats, as the peer takes them: 1e-2 and 3e-3."""
+THRESHOLDS = {"acdc": (1, -2), "acdc-dense": (3, -3), "acdc-gpt2": (2.9988, -3)}
+"""In nats, as the peer takes them: a number times a power of ten. The last is 5e-6 from the nearest effect that is
+compared with it, as the two sides differ by 1e-6."""
 
 
 def main() -> None:
