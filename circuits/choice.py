@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from circuits.latents import encode
 from circuits.units import Reads, Through, Units
 from saes.architectures.transcoder import MLP_OUTPUT
 from saes.sae import SAE
@@ -175,7 +176,7 @@ class Latents:
         b_in = sae.b_enc.detach().to(read) if hasattr(sae, "b_enc") else read.new_zeros(len(W_in))
         if sae.centre is not None:
             b_in = b_in - W_in @ sae.centre.detach().to(read)
-        active, pre = _encode(sae, read), read @ W_in.T + b_in
+        active, pre = encode(sae, read).to(read), read @ W_in.T + b_in
         if not torch.allclose(active, pre * (active > 0), rtol=1e-3, atol=1e-3 * float(active.abs().max()) + 1e-6):
             raise SettingError(f"an active latent of a {sae.architecture} is not its pre-activation, so has no edges")
         identity = Through(_same)
@@ -198,12 +199,8 @@ def _first(maps: Float[Tensor, "... 1"]) -> Float[Tensor, "..."]:
 @torch.no_grad()
 def _opens(sae: SAE, chosen: Int[Tensor, " unit"], read: Float[Tensor, "... d"]) -> Float[Tensor, "... unit"]:
     rows = read.flatten(0, -2).split(max(1, ENTRIES // sae.cfg.d_sae))
-    is_open = [(_encode(sae, some)[:, chosen] > 0).to(read) for some in rows]
+    is_open = [(encode(sae, some)[:, chosen] > 0).to(read) for some in rows]
     return torch.cat(is_open).unflatten(0, read.shape[:-1])
-
-
-def _encode(sae: SAE, read: Float[Tensor, "... d"]) -> Float[Tensor, "... d_sae"]:
-    return sae.encode(read.to(sae.b_dec)).to(read)
 
 
 def _check(numbers: Sequence[int], count: int, what: str) -> None:

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from saes.architectures.transcoder import MLP_INPUTS, MLP_OUTPUT, mlp_output
 from saes.sae import SAE
 from workbench.errors import SettingError
@@ -46,3 +50,9 @@ def latents_by_layer(saes: Sequence[SAE], model: HookedModel) -> dict[int, SAE]:
             raise SettingError(f"the latents of layer {layer} are {wide} wide, the model is {model.info.d_model}")
         placed[layer] = sae
     return dict(sorted(placed.items()))
+
+
+@torch.no_grad()
+def encode(sae: SAE, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_sae"]:
+    """The latents of activations, on the device of the activations."""
+    return sae.encode(x.to(sae.b_dec)).to(x.device)

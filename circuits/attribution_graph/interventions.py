@@ -19,7 +19,8 @@ from torch import Tensor
 
 from circuits.attribution_graph.frozen import frozen_sites
 from circuits.attribution_graph.graph import AttributionGraph
-from circuits.attribution_graph.transcoders import Transcoders, encode, is_text, skip
+from circuits.attribution_graph.transcoders import Transcoders, is_text, skip
+from circuits.latents import encode
 from saes.sae import SAE
 from workbench.edits import Edit, replace
 from workbench.errors import SettingError

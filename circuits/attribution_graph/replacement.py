@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.attribution_graph.frozen import Block, Frozen, Gradient, freeze, sites_to_freeze
-from circuits.attribution_graph.transcoders import Transcoders, encode, is_text, skip
+from circuits.attribution_graph.transcoders import Transcoders, is_text, skip
+from circuits.latents import encode
 from saes.sae import SAE
 from workbench.errors import SettingError
 from workbench.model import HookedModel

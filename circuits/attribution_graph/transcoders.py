@@ -49,12 +49,6 @@ def is_text(model: HookedModel, tokens: Int[Tensor, " pos"]) -> Bool[Tensor, " p
     return ~torch.isin(tokens, special)
 
 
-@torch.no_grad()
-def encode(sae: SAE, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_sae"]:
-    """The latents of activations, on the device of the activations."""
-    return sae.encode(x.to(sae.b_dec)).to(x.device)
-
-
 def skip(sae: SAE) -> Float[Tensor, "d_out d_in"] | None:
     """The linear map beside the latents of a skip transcoder."""
     return getattr(sae, "W_skip", None)

@@ -36,7 +36,8 @@ def type_prompt(page, text: str, key: str = "prompt") -> None:
     wait_for_query(page, **{key: text})
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (800, "dark")])
+@pytest.mark.parametrize("width", [1440, 800])
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_page_opens_and_fits(open_page: Callable, width: int, theme: str) -> None:
     page = open_page("/", width=width, theme=theme)
     for path in PAGES:

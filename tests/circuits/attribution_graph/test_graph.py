@@ -6,7 +6,8 @@ from torch import Tensor
 
 from circuits.attribution_graph.frozen import frozen_sites
 from circuits.attribution_graph.graph import AttributionGraph, attribution_graph
-from circuits.attribution_graph.transcoders import Transcoders, by_layer, encode, is_text
+from circuits.attribution_graph.transcoders import Transcoders, by_layer, is_text
+from circuits.latents import encode
 from tests.circuits.attribution_graph.conftest import random_transcoder, random_transcoders
 from workbench.edits import Edit, replace
 from workbench.errors import ModelError, SettingError
